@@ -1,0 +1,3 @@
+//! twinlog.
+
+pub mod proto;

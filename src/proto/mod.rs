@@ -1,0 +1,9 @@
+//! Pure values: formats, protocols and decisions.
+//!
+//! Nothing here reads a clock, opens a file, names a socket or knows tokio: bytes and an `Instant` go in, values come
+//! out. `tests/architecture.rs` holds that.
+
+pub mod batch;
+pub mod envelope;
+pub mod position;
+pub mod syslog;
