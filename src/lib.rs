@@ -1,3 +1,5 @@
 //! twinlog.
 
+pub mod journal;
+pub mod metrics;
 pub mod proto;

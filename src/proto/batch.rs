@@ -58,8 +58,8 @@ pub enum BatchError {
     /// These bytes do not start a batch.
     #[error("no batch starts here")]
     NotABatch,
-    /// Written by a newer version of twinlog.
-    #[error("batch format {0} is newer than this program reads ({VERSION})")]
+    /// Sound, but in another format than this program reads.
+    #[error("batch format {0} is not the one this program reads ({VERSION})")]
     Version(u16),
     /// Header or body changed since the batch was written.
     #[error("the checksum does not match")]
@@ -314,7 +314,7 @@ pub struct Head {
 /// Reads a header without vouching for it: the checksum is only known to hold once the whole batch was decoded.
 ///
 /// # Errors
-/// [`BatchError::NotABatch`], [`BatchError::Version`] or [`BatchError::Incomplete`].
+/// [`BatchError::NotABatch`] or [`BatchError::Incomplete`].
 pub fn peek(bytes: &[u8]) -> Result<Head, BatchError> {
     let magic = &bytes[..bytes.len().min(MAGIC.len())];
     if magic != &MAGIC[..magic.len()] {
@@ -323,12 +323,8 @@ pub fn peek(bytes: &[u8]) -> Result<Head, BatchError> {
     if bytes.len() < HEADER_LEN {
         return Err(BatchError::Incomplete { needed: HEADER_LEN });
     }
-    let version = u16::from_le_bytes([bytes[4], bytes[5]]);
-    if version > VERSION {
-        return Err(BatchError::Version(version));
-    }
     let body_length = read_u32(bytes, 8) as usize;
-    if version == 0 || body_length > BODY_BYTES_MAX {
+    if body_length > BODY_BYTES_MAX {
         return Err(BatchError::NotABatch);
     }
     Ok(Head {
@@ -347,6 +343,11 @@ fn validate(bytes: &[u8]) -> Result<usize, BatchError> {
     let bytes = &bytes[..length];
     if checksum(bytes) != read_u32(bytes, 28) {
         return Err(BatchError::Checksum);
+    }
+    // Magic, length and checksum keep their places in every version, so that damage is never taken for the future.
+    let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+    if version != VERSION {
+        return Err(BatchError::Version(version));
     }
     let mut at = HEADER_LEN;
     let mut messages = 0;

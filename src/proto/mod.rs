@@ -6,4 +6,5 @@
 pub mod batch;
 pub mod envelope;
 pub mod position;
+pub mod stage;
 pub mod syslog;

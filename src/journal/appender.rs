@@ -1,0 +1,416 @@
+//! The thread around the writer: a bounded queue before it, group commit, and the published marks behind it.
+//!
+//! `fdatasync` blocks, so the journal has a plain thread of its own. Positions are given out under the queue's lock, in
+//! the order of arrival; the thread seals, writes what is waiting in one call, syncs when the oldest unsynced byte is
+//! `commit_interval` old, and only then publishes `durable`. Waiting for room in the queue *is* the backpressure.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio::sync::{Semaphore, watch};
+
+use super::cursors::{self, Saved};
+use super::writer::{AppendError, Poisoned, Writer};
+use super::{Shared, State, WhenFull};
+use crate::proto::batch::{Batch, BatchBuilder};
+use crate::proto::envelope::{Flags, Origin, Timestamp, Transport};
+use crate::proto::position::{Mark, Position};
+
+/// Bytes that may wait for the disk; beyond, inputs wait.
+pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes written before the thread looks at the clock again, so that a flood does not delay the sync.
+const GATHER_BYTES: usize = 8 * 1024 * 1024;
+/// How often cursors are saved, segments trimmed and a full disk tried again.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Why a batch was not taken. Whoever holds it must not promise it.
+#[derive(Clone, Debug, Error)]
+pub enum Refused {
+    /// A write or a sync failed.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    /// The daemon is stopping.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// What waits for the journal's thread.
+#[derive(Debug)]
+pub(super) struct Queue {
+    waiting: VecDeque<(BatchBuilder, Mark)>,
+    waiting_bytes: usize,
+    /// Where the next batch will stand.
+    end: Mark,
+    refused: Option<Refused>,
+    /// Once set, what cannot be written at this time is given up.
+    give_up_at: Option<Instant>,
+}
+
+/// The queue with its lock, its bell and its bound.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    queue: Mutex<Queue>,
+    bell: Condvar,
+    room: Semaphore,
+}
+
+impl Inbox {
+    pub(super) fn new(end: Mark) -> Inbox {
+        let queue = Queue { waiting: VecDeque::new(), waiting_bytes: 0, end, refused: None, give_up_at: None };
+        Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room: Semaphore::new(QUEUE_BYTES) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the next batch will stand.
+    pub(super) fn end(&self) -> Mark {
+        self.lock().end
+    }
+
+    /// Bytes that wait for the thread.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.lock().waiting_bytes
+    }
+
+    fn refuse(&self, why: Refused) {
+        self.lock().refused.get_or_insert(why);
+        self.room.close();
+        self.bell.notify_all();
+    }
+
+    /// Takes nothing more; the thread ends when all is written, or at `give_up_at`.
+    pub(super) fn close(&self, give_up_at: Instant) {
+        let mut queue = self.lock();
+        queue.refused.get_or_insert(Refused::Closed);
+        queue.give_up_at = Some(queue.give_up_at.map_or(give_up_at, |earlier| earlier.min(give_up_at)));
+        drop(queue);
+        self.room.close();
+        self.bell.notify_all();
+    }
+
+    fn push(&self, queue: &mut Queue, builder: BatchBuilder) -> Mark {
+        let at = queue.end;
+        let length = builder.len();
+        queue.end =
+            Mark { position: at.position.advance(length as u64), ordinal: at.ordinal + u64::from(builder.messages()) };
+        queue.waiting_bytes += length;
+        queue.waiting.push_back((builder, at));
+        if queue.waiting.len() == 1 {
+            self.bell.notify_one();
+        }
+        queue.end
+    }
+}
+
+/// Bytes of the queue's bound that a batch takes: one larger than the queue takes all of it.
+fn permits(length: usize) -> u32 {
+    length.min(QUEUE_BYTES) as u32
+}
+
+/// Hands batches to the journal. Cheap to clone; one for every connection.
+#[derive(Clone, Debug)]
+pub struct Appender {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Appender {
+    /// Queues a batch and returns where it ends. Waits while the queue is full: the caller stops reading meanwhile. The
+    /// batch is kept only once [`durable`](Appender::durable) has reached the returned mark.
+    ///
+    /// # Errors
+    /// [`Refused`]; the batch is gone and nothing must be promised for it.
+    pub async fn append(&self, builder: BatchBuilder) -> Result<Mark, Refused> {
+        let inbox = &self.shared.inbox;
+        if let Ok(room) = inbox.room.acquire_many(permits(builder.len())).await {
+            let mut queue = inbox.lock();
+            if queue.refused.is_none() {
+                room.forget();
+                return Ok(inbox.push(&mut queue, builder));
+            }
+        }
+        Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed))
+    }
+
+    /// How far the journal is safe on this node's disk.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<Mark> {
+        self.shared.durable.subscribe()
+    }
+}
+
+/// The journal's thread.
+pub(super) struct Thread {
+    shared: Arc<Shared>,
+    writer: Writer,
+    saved: Saved,
+    batches: VecDeque<Batch>,
+    /// When the oldest byte that is not yet safe was written.
+    uncommitted_since: Option<Instant>,
+    next_tick: Instant,
+    started: Instant,
+    tick_failed: bool,
+}
+
+impl Thread {
+    pub(super) fn new(shared: Arc<Shared>, writer: Writer, saved: Saved) -> Thread {
+        let now = Instant::now();
+        Thread {
+            shared,
+            writer,
+            saved,
+            batches: VecDeque::new(),
+            uncommitted_since: None,
+            next_tick: now,
+            started: now,
+            tick_failed: false,
+        }
+    }
+
+    /// Runs until the inbox is closed and empty, or poisoned.
+    pub(super) fn run(mut self) {
+        let _guard = PoisonOnPanic(self.shared.clone());
+        while self.step() {}
+        self.finish();
+    }
+
+    /// Writes what waits, commits if it is time; false when there is nothing left to do.
+    fn step(&mut self) -> bool {
+        let open = self.gather();
+        let written = self.write();
+        let committed = written.and_then(|()| self.commit_if_due());
+        if let Err(poisoned) = committed {
+            self.shared.inbox.refuse(poisoned.clone().into());
+            self.shared.set_state(State::Poisoned(poisoned));
+            return false;
+        }
+        self.tick_if_due();
+        self.shared.heartbeat.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        open
+    }
+
+    /// Waits for work and seals it; false when the inbox is closed and everything is written.
+    fn gather(&mut self) -> bool {
+        let inbox = &self.shared.inbox;
+        let mut queue = inbox.lock();
+        let commit_at = self.uncommitted_since.map(|since| since + self.shared.settings.commit_interval);
+        let until = commit_at.map_or(self.next_tick, |at| at.min(self.next_tick));
+        while queue.waiting.is_empty() && self.batches.is_empty() {
+            let wait = until.saturating_duration_since(Instant::now());
+            if queue.refused.is_some() {
+                return false;
+            }
+            if wait.is_zero() {
+                return true;
+            }
+            queue = inbox.bell.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        while bytes < GATHER_BYTES
+            && let Some((builder, at)) = queue.waiting.pop_front()
+        {
+            bytes += builder.len();
+            taken.push((builder, at));
+        }
+        queue.waiting_bytes -= bytes;
+        drop(queue);
+        let stamp = self.shared.stamp;
+        self.batches.extend(taken.into_iter().map(|(builder, at)| builder.seal(stamp, at)));
+        true
+    }
+
+    /// Writes what was gathered, waiting as long as there is no room for it.
+    fn write(&mut self) -> Result<(), Poisoned> {
+        while !self.batches.is_empty() {
+            let before = self.writer.appended();
+            let sizes: Vec<u32> = self.batches.iter().map(|batch| permits(batch.bytes().len())).collect();
+            let result = self.writer.append(&mut self.batches);
+            let written = &sizes[..sizes.len() - self.batches.len()];
+            self.shared.inbox.room.add_permits(written.iter().map(|bytes| *bytes as usize).sum());
+            self.publish_written(before);
+            match result {
+                Ok(()) => self.shared.set_state(State::Writing),
+                Err(AppendError::Poisoned(poisoned)) => {
+                    self.shared.counters.write_errors.inc();
+                    return Err(poisoned);
+                }
+                Err(error @ AppendError::Full { .. }) if self.shared.settings.when_full == WhenFull::DropOldest => {
+                    self.drop_oldest(&error)?;
+                }
+                Err(error) => {
+                    self.shared.set_state(State::Waiting(error.to_string()));
+                    if !self.wait_for_room()? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_written(&mut self, before: Mark) {
+        let after = self.writer.appended();
+        if after == before {
+            return;
+        }
+        self.uncommitted_since.get_or_insert_with(Instant::now);
+        self.shared.counters.appended_messages.inc_by(after.messages_since(before));
+        self.shared.counters.appended_bytes.inc_by(after.position.bytes_since(before.position));
+        // A new segment syncs the old one: that may have made bytes safe outside of `commit`.
+        self.shared.publish_durable(self.writer.durable());
+    }
+
+    /// One tick of waiting with a full journal or disk; false if it is time to give up.
+    fn wait_for_room(&mut self) -> Result<bool, Poisoned> {
+        self.commit()?;
+        self.tick();
+        let inbox = &self.shared.inbox;
+        let queue = inbox.lock();
+        if queue.give_up_at.is_some_and(|at| Instant::now() >= at) {
+            let messages: u32 = self.batches.iter().map(Batch::messages).sum();
+            tracing::error!(messages, "received messages could not be written before the stop");
+            self.shared.counters.abandoned_messages.inc_by(messages.into());
+            self.batches.clear();
+            return Ok(false);
+        }
+        drop(inbox.bell.wait_timeout(queue, TICK).unwrap_or_else(PoisonError::into_inner));
+        self.shared.heartbeat.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Makes room at the cost of the oldest messages, and leaves a message in their place that says so.
+    fn drop_oldest(&mut self, full: &AppendError) -> Result<(), Poisoned> {
+        self.trim();
+        let delivered = self.shared.delivered();
+        let dropped = match self.writer.drop_oldest() {
+            Ok(Some(begin)) => delivered.map_or(0, |delivered| begin.messages_since(delivered)),
+            Ok(None) => 0,
+            Err(error) => {
+                self.shared.set_state(State::Waiting(format!("{full}; cannot drop the oldest segment: {error}")));
+                self.wait_for_room()?;
+                return Ok(());
+            }
+        };
+        if dropped > 0 {
+            self.shared.counters.dropped_messages.inc_by(dropped);
+            tracing::warn!(dropped, "the journal is full: the oldest undelivered messages were dropped");
+            let from = delivered.unwrap_or_default().position;
+            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from);
+            let inbox = &self.shared.inbox;
+            let mut queue = inbox.lock();
+            // Past the bound, by the few bytes of one message: the thread must not wait for itself.
+            inbox.push(&mut queue, builder);
+        }
+        Ok(())
+    }
+
+    fn commit_if_due(&mut self) -> Result<(), Poisoned> {
+        match self.uncommitted_since {
+            Some(since) if since.elapsed() >= self.shared.settings.commit_interval => self.commit(),
+            _ => Ok(()),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Poisoned> {
+        if self.uncommitted_since.take().is_none() {
+            return Ok(());
+        }
+        let before = Instant::now();
+        let durable = self.writer.commit().inspect_err(|_| {
+            self.shared.counters.sync_errors.inc();
+        })?;
+        self.shared.counters.sync_seconds.observe(before.elapsed().as_secs_f64());
+        self.shared.publish_durable(durable);
+        Ok(())
+    }
+
+    fn tick_if_due(&mut self) {
+        if Instant::now() >= self.next_tick {
+            self.tick();
+        }
+    }
+
+    /// Saves the cursors if they moved, and trims what every output has delivered.
+    fn tick(&mut self) {
+        self.next_tick = Instant::now() + TICK;
+        let marks = self.shared.marks();
+        if marks != self.saved.marks {
+            self.saved.marks = marks;
+            let saved = cursors::save(&*self.shared.storage, self.shared.journal.incarnation, &mut self.saved);
+            self.note("save the cursors", saved.map_err(|error| error.to_string()));
+        }
+        self.trim();
+    }
+
+    fn trim(&mut self) {
+        if let Some(delivered) = self.shared.delivered() {
+            let trimmed = self.writer.trim(delivered.position).map(|_| ());
+            self.note("trim the journal", trimmed.map_err(|error| error.to_string()));
+        }
+    }
+
+    /// Says once that housekeeping fails: it costs repeats or space, never messages.
+    fn note(&mut self, action: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => {}
+            Err(error) if !self.tick_failed => {
+                self.tick_failed = true;
+                tracing::warn!(error, "cannot {action}");
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Err(poisoned) = self.commit() {
+            self.shared.set_state(State::Poisoned(poisoned));
+        }
+        self.tick();
+        if let Err(error) = cursors::sync(&*self.shared.storage) {
+            tracing::warn!(%error, "cannot sync the cursors: some messages may be delivered again");
+        }
+    }
+}
+
+/// Turns a panic of the journal's thread into a poisoned journal, so that nobody waits for it for ever.
+struct PoisonOnPanic(Arc<Shared>);
+
+impl Drop for PoisonOnPanic {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let poisoned = Poisoned { action: "go on", cause: "the journal's thread panicked".into() };
+        self.0.inbox.refuse(poisoned.clone().into());
+        self.0.set_state(State::Poisoned(poisoned));
+    }
+}
+
+/// What stands in the stream where messages were given up: an RFC 5424 message from twinlog itself.
+fn gap_message(node: &str, dropped: u64, from: Position) -> BatchBuilder {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let received_at = Timestamp(now.as_nanos() as u64);
+    let mut builder = BatchBuilder::new();
+    builder.set_origin(&Origin {
+        received_at,
+        source: None,
+        transport: Transport::Internal,
+        input: "twinlog",
+        tag: b"",
+    });
+    // 44 = facility syslog, severity warning. 32473 is the enterprise number set aside for examples (RFC 5612).
+    let text = format!(
+        "<44>1 - {node} twinlog - gap [twinlog@32473 dropped=\"{dropped}\" from=\"{from}\"] \
+         {dropped} undelivered messages were dropped: the journal was full and when_full is drop_oldest"
+    );
+    builder.push(Flags::NONE, text.as_bytes());
+    builder
+}
+
+/// The heartbeat of the journal's thread, in milliseconds since it started.
+pub(super) type Heartbeat = AtomicU64;

@@ -1,0 +1,181 @@
+//! The disk as the journal sees it: eight calls on files in one directory.
+//!
+//! The only trait in the house with two worlds behind it: [`FileStorage`] for real files, and a simulated disk in the
+//! tests that forgets what was not synced, tears the last write and fails at any call.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
+use nix::sys::uio::pwritev;
+
+/// Files in one directory, by name. Calls block; what a call returned `Ok` for holds as its text says, also after a
+/// crash where it says so.
+pub trait Storage: Send + Sync {
+    /// Every file and its length in bytes, in no order.
+    fn list(&self) -> io::Result<Vec<(String, u64)>>;
+    /// Makes an empty file and sets `reserve` bytes of space aside for it, so that later writes do not run out of it.
+    fn create(&self, name: &str, reserve: u64) -> io::Result<()>;
+    /// Writes all `parts` one after the other from `offset` on. After an error any part of them may stand there.
+    fn write_at(&self, name: &str, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
+    /// Fills `buffer` from `offset` on as far as the file goes; returns how far.
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Makes the file's content safe against loss of power. After an error nobody knows what is safe.
+    fn sync(&self, name: &str) -> io::Result<()>;
+    /// Cuts the file to `length` bytes.
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()>;
+    /// Removes the file; readers that are in it finish.
+    fn remove(&self, name: &str) -> io::Result<()>;
+    /// Makes creations and removals safe against loss of power.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// Real files. Holds a lock on the directory for as long as it lives if opened for writing.
+#[derive(Debug)]
+pub struct FileStorage {
+    directory: PathBuf,
+    open: Mutex<HashMap<String, Arc<File>>>,
+    writable: bool,
+    _lock: Option<Flock<File>>,
+}
+
+impl FileStorage {
+    /// Opens `directory` for the one process that writes to it, and makes it if it is missing.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if another process holds the directory; else what the system says.
+    pub fn open(directory: &Path) -> io::Result<FileStorage> {
+        std::fs::create_dir_all(directory)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o640).open(directory.join("lock"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
+        let storage =
+            FileStorage { directory: directory.into(), open: Mutex::default(), writable: true, _lock: Some(lock) };
+        storage.sync_directory()?;
+        Ok(storage)
+    }
+
+    /// Opens `directory` for looking only, also while a daemon writes to it.
+    ///
+    /// # Errors
+    /// What the system says, foremost that there is no such directory.
+    pub fn open_read_only(directory: &Path) -> io::Result<FileStorage> {
+        std::fs::read_dir(directory)?;
+        Ok(FileStorage { directory: directory.into(), open: Mutex::default(), writable: false, _lock: None })
+    }
+
+    fn file(&self, name: &str) -> io::Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(name) {
+            return Ok(file.clone());
+        }
+        let file = OpenOptions::new().read(true).write(self.writable).open(self.directory.join(name))?;
+        let file = Arc::new(file);
+        open.insert(name.to_owned(), file.clone());
+        Ok(file)
+    }
+
+    fn forget(&self, name: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+}
+
+impl Storage for FileStorage {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                metadata => metadata?,
+            };
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                files.push((name, metadata.len()));
+            }
+        }
+        Ok(files)
+    }
+
+    fn create(&self, name: &str, reserve: u64) -> io::Result<()> {
+        let path = self.directory.join(name);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
+        // Blocks now, length later: running out of space happens here, where nothing has been taken in yet, and the
+        // file's length still says how far it was written.
+        let reserved = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, reserve as i64);
+        match reserved {
+            Ok(()) | Err(Errno::EOPNOTSUPP) => {}
+            Err(errno) => {
+                drop(file);
+                // The caller hears of the reservation's failure; a second error here would add nothing.
+                let _ = std::fs::remove_file(&path);
+                return Err(errno.into());
+            }
+        }
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::new(file));
+        Ok(())
+    }
+
+    fn write_at(&self, name: &str, mut offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        const PARTS_MAX: usize = 1024; // IOV_MAX
+        let file = self.file(name)?;
+        for parts in parts.chunks(PARTS_MAX) {
+            let length: usize = parts.iter().map(|part| part.len()).sum();
+            let mut written = pwritev(file.as_fd(), parts, offset as i64)?;
+            // A short write is rare (the disk fills up); the rest goes piece by piece, and shows the error if any.
+            let mut skip = written;
+            for part in parts {
+                let rest = &part[skip.min(part.len())..];
+                skip -= part.len() - rest.len();
+                if written < length && !rest.is_empty() {
+                    file.write_all_at(rest, offset + written as u64)?;
+                    written += rest.len();
+                }
+            }
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = self.file(name)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        self.file(name)?.sync_data()
+    }
+
+    fn truncate(&self, name: &str, length: u64) -> io::Result<()> {
+        self.file(name)?.set_len(length)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.forget(name);
+        std::fs::remove_file(self.directory.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// Whether an error means that the disk is full: wait for space, nothing is broken.
+#[must_use]
+pub fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT))
+}

@@ -1,0 +1,268 @@
+//! The synchronous core of a journal: append, commit, trim.
+//!
+//! No thread, no clock, no queue: the appender's thread drives it, and so does the simulation. It owns the order in
+//! which things become safe: bytes, then `fdatasync`, then `durable`; a new segment only after the old one was synced.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use super::cursors;
+use super::index::Index;
+use super::recovery::{OpenError, Recovered, Segment};
+use super::segment::{self, HEADER_LEN, Header};
+use super::storage::{Storage, is_no_space};
+use crate::proto::batch::Batch;
+use crate::proto::position::{JournalId, Mark, Position};
+
+/// What a journal may use. All sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Size at which a segment is sealed; a batch larger than this makes a segment of its own.
+    pub segment_size: u64,
+    /// Largest sum of all segments.
+    pub max_size: u64,
+}
+
+/// Why nothing more was written. What was written before the error stands.
+#[derive(Debug, Error)]
+pub enum AppendError {
+    /// The journal has its largest size; trimming or dropping makes room.
+    #[error("the journal is full: {bytes} bytes of max_size {max_size}")]
+    Full {
+        /// Bytes in use.
+        bytes: u64,
+        /// Bytes allowed.
+        max_size: u64,
+    },
+    /// The file system has no space; the same call succeeds when it has.
+    #[error("no space on the journal's file system: {0}")]
+    NoSpace(#[source] io::Error),
+    /// A write or a sync failed: nothing is promised any more, ever.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+}
+
+/// A write or a sync failed. The kernel may have dropped what it could not write, so a second try could lie: this
+/// journal takes nothing more until the daemon starts anew and reads what is really there.
+#[derive(Clone, Debug, Error)]
+#[error("the journal is poisoned: cannot {action}: {cause}")]
+pub struct Poisoned {
+    /// What was attempted.
+    pub action: &'static str,
+    /// What the system said.
+    pub cause: String,
+}
+
+/// Writes one journal.
+pub struct Writer {
+    storage: Arc<dyn Storage>,
+    journal: JournalId,
+    limits: Limits,
+    index: Arc<Index>,
+    appended: Mark,
+    durable: Mark,
+    /// Whether the last segment of the index is the one to write in.
+    open: bool,
+    poisoned: Option<Poisoned>,
+}
+
+impl Writer {
+    /// Goes on where recovery ended.
+    ///
+    /// # Errors
+    /// If the cursors' space cannot be set aside in a new journal.
+    pub fn new(storage: Arc<dyn Storage>, recovered: &Recovered, limits: Limits) -> Result<Writer, OpenError> {
+        let files = storage.list().map_err(OpenError::io("list", "the journal"))?;
+        if !files.iter().any(|(name, _)| name == "cursors") {
+            cursors::create(&*storage).map_err(OpenError::io("create", "cursors"))?;
+        }
+        Ok(Writer {
+            storage,
+            journal: recovered.journal.clone(),
+            limits,
+            index: Arc::new(Index::new(recovered.segments.clone())),
+            appended: recovered.end,
+            durable: recovered.end,
+            open: recovered.continues,
+            poisoned: None,
+        })
+    }
+
+    /// The segments, shared with readers.
+    #[must_use]
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Everything before this was written.
+    #[must_use]
+    pub fn appended(&self) -> Mark {
+        self.appended
+    }
+
+    /// Everything before this is safe.
+    #[must_use]
+    pub fn durable(&self) -> Mark {
+        self.durable
+    }
+
+    /// Bytes that the journal's segments occupy.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let (segments, bytes) = self.index.totals();
+        bytes + (segments * HEADER_LEN) as u64
+    }
+
+    /// Writes batches from the front of `batches`, in few calls, and takes away those that were written.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; what is left in `batches` was not written and can be tried again unless poisoned.
+    ///
+    /// # Panics
+    /// If the first batch does not stand where the journal ends: positions are given out in order, by one queue.
+    pub fn append(&mut self, batches: &mut VecDeque<Batch>) -> Result<(), AppendError> {
+        if let Some(poisoned) = &self.poisoned {
+            return Err(poisoned.clone().into());
+        }
+        while let Some(first) = batches.front() {
+            assert_eq!(first.start(), self.appended, "batches come in the order of their positions");
+            if !self.has_room_for(first) {
+                self.begin_segment(first.bytes().len() as u64)?;
+            }
+            let count = self.that_fit(batches);
+            self.write(batches.iter().take(count))?;
+            batches.drain(..count);
+        }
+        Ok(())
+    }
+
+    fn used(&self) -> u64 {
+        self.index.last().map_or(0, |segment| segment.end.bytes_since(segment.start.position)) + HEADER_LEN as u64
+    }
+
+    fn has_room_for(&self, batch: &Batch) -> bool {
+        self.open && self.used() + batch.bytes().len() as u64 <= self.limits.segment_size
+    }
+
+    /// How many of the batches go into the segment at hand; the first always does.
+    fn that_fit(&self, batches: &VecDeque<Batch>) -> usize {
+        let mut used = self.used();
+        let fits = batches.iter().take_while(|batch| {
+            used += batch.bytes().len() as u64;
+            used <= self.limits.segment_size
+        });
+        fits.count().max(1)
+    }
+
+    fn write<'a>(&mut self, batches: impl Iterator<Item = &'a Batch>) -> Result<(), AppendError> {
+        let mut end = self.appended;
+        let parts: Vec<IoSlice<'_>> = batches
+            .map(|batch| {
+                end = batch.end();
+                IoSlice::new(batch.bytes())
+            })
+            .collect();
+        let segment = self.index.last().expect("a segment was begun").start.position;
+        let offset = HEADER_LEN as u64 + self.appended.position.bytes_since(segment);
+        let written = self.storage.write_at(&segment::file_name(segment), offset, &parts);
+        self.judge("write", written)?;
+        self.appended = end;
+        self.index.extend_last(end.position);
+        Ok(())
+    }
+
+    /// Seals the segment at hand and makes the next. Its space is set aside first, so that a full disk shows here, with
+    /// one segment's worth still unused by what was taken in.
+    fn begin_segment(&mut self, first_batch: u64) -> Result<(), AppendError> {
+        self.commit()?;
+        let reserve = self.limits.segment_size.max(HEADER_LEN as u64 + first_batch);
+        let bytes = self.bytes();
+        if bytes + reserve > self.limits.max_size && self.index.first().is_some() {
+            return Err(AppendError::Full { bytes, max_size: self.limits.max_size });
+        }
+        let name = segment::file_name(self.appended.position);
+        let header = Header { journal: self.journal.clone(), start: self.appended }.encode();
+        let created = self.storage.create(&name, reserve);
+        self.judge("create a segment", created)?;
+        let written = self.storage.write_at(&name, 0, &[IoSlice::new(&header)]);
+        self.judge("write a segment's header", written)?;
+        self.sync_or_poison(|storage| storage.sync(&name))?;
+        self.sync_or_poison(|storage| storage.sync_directory())?;
+        // A segment that starts where another does would shadow it; recovery never leaves one without batches behind.
+        self.index.push(Segment { start: self.appended, end: self.appended.position });
+        self.open = true;
+        Ok(())
+    }
+
+    /// Makes everything appended safe and returns how far that is.
+    ///
+    /// # Errors
+    /// [`Poisoned`] if the sync failed now or ever before.
+    pub fn commit(&mut self) -> Result<Mark, Poisoned> {
+        if let Some(poisoned) = &self.poisoned {
+            return Err(poisoned.clone());
+        }
+        if self.durable < self.appended {
+            let segment = self.index.last().expect("what was appended is in a segment").start.position;
+            self.sync_or_poison(|storage| storage.sync(&segment::file_name(segment)))?;
+            self.durable = self.appended;
+        }
+        Ok(self.durable)
+    }
+
+    fn sync_or_poison(&mut self, sync: impl FnOnce(&dyn Storage) -> io::Result<()>) -> Result<(), Poisoned> {
+        sync(&*self.storage).map_err(|error| self.poison("sync", &error))
+    }
+
+    fn judge(&mut self, action: &'static str, result: io::Result<()>) -> Result<(), AppendError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) if is_no_space(&error) => Err(AppendError::NoSpace(error)),
+            Err(error) => Err(self.poison(action, &error).into()),
+        }
+    }
+
+    fn poison(&mut self, action: &'static str, cause: &io::Error) -> Poisoned {
+        self.poisoned.insert(Poisoned { action, cause: cause.to_string() }).clone()
+    }
+
+    /// Removes segments that end at or below `floor`; the one being written stays. Returns how many went.
+    ///
+    /// # Errors
+    /// What the storage says; nothing is lost by it, the rest is tried the next time.
+    pub fn trim(&mut self, floor: Position) -> io::Result<usize> {
+        let mut removed = 0;
+        while let Some(next) = self.index.second_start() {
+            let oldest = self.index.first().expect("there are two").start.position;
+            if next.position > floor {
+                break;
+            }
+            self.remove_oldest(oldest)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Removes the oldest segment whatever is in it; the one being written stays. Returns where the journal now begins.
+    ///
+    /// # Errors
+    /// What the storage says.
+    pub fn drop_oldest(&mut self) -> io::Result<Option<Mark>> {
+        let (Some(oldest), Some(next)) = (self.index.first(), self.index.second_start()) else { return Ok(None) };
+        self.remove_oldest(oldest.start.position)?;
+        Ok(Some(next))
+    }
+
+    fn remove_oldest(&mut self, start: Position) -> io::Result<()> {
+        match self.storage.remove(&segment::file_name(start)) {
+            // Somebody removed the file by hand: that is where we wanted to be.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.index.remove_first();
+        Ok(())
+    }
+}

@@ -1,0 +1,211 @@
+//! What is counted: one value for each input and output, written by their tasks, read by `status` and `/metrics`.
+//!
+//! Counters are bumped once for a batch, not once for a message. They live as long as the input or output of that name
+//! is configured, across reloads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::proto::envelope::Timestamp;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts by a reason from a closed set.
+#[derive(Debug, Default)]
+pub struct Reasons(Mutex<BTreeMap<&'static str, u64>>);
+
+impl Reasons {
+    /// Counts one.
+    pub fn inc(&self, reason: &'static str) {
+        self.inc_by(reason, 1);
+    }
+
+    /// Counts several at once.
+    pub fn inc_by(&self, reason: &'static str, count: u64) {
+        *lock(&self.0).entry(reason).or_default() += count;
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn get(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.0).clone()
+    }
+}
+
+/// What one UDP socket's kernel side says (`SO_MEMINFO`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketState {
+    /// Datagrams the kernel dropped because the receive buffer was full, since the socket was opened.
+    pub drops: u64,
+    /// Bytes in the receive queue, as the kernel accounts them.
+    pub queue_bytes: u64,
+    /// Limit of the receive queue in bytes.
+    pub queue_limit_bytes: u64,
+}
+
+/// What one transport of an input took in.
+#[derive(Debug, Default)]
+pub struct Received {
+    /// Messages handed to the journal.
+    pub messages: Counter,
+    /// Bytes of their payloads.
+    pub bytes: Counter,
+}
+
+/// One input.
+#[derive(Debug, Default)]
+pub struct InputMetrics {
+    /// Taken in as datagrams.
+    pub udp: Received,
+    /// Taken in from streams.
+    pub tcp: Received,
+    /// Connections now open.
+    pub connections: Gauge,
+    /// Connections accepted since the start.
+    pub connections_total: Counter,
+    /// What was refused, or noted about a message that was kept (`truncated`), by reason.
+    pub rejected: Reasons,
+    /// By socket (`udp://ADDRESS#N`): the kernel's view. Drops of closed sockets stay counted.
+    sockets: Mutex<BTreeMap<String, SocketState>>,
+    last_message: AtomicU64,
+}
+
+impl InputMetrics {
+    /// Notes when the newest message came.
+    pub fn saw_message(&self, at: Timestamp) {
+        self.last_message.store(at.0, Ordering::Relaxed);
+    }
+
+    /// When the newest message came; zero if none has.
+    #[must_use]
+    pub fn last_message(&self) -> Timestamp {
+        Timestamp(self.last_message.load(Ordering::Relaxed))
+    }
+
+    /// Replaces what is known of a socket.
+    pub fn set_socket(&self, name: &str, state: SocketState) {
+        lock(&self.sockets).insert(name.to_owned(), state);
+    }
+
+    /// The sockets.
+    #[must_use]
+    pub fn sockets(&self) -> BTreeMap<String, SocketState> {
+        lock(&self.sockets).clone()
+    }
+
+    /// Datagrams that the kernel dropped, over all sockets.
+    #[must_use]
+    pub fn kernel_drops(&self) -> u64 {
+        lock(&self.sockets).values().map(|socket| socket.drops).sum()
+    }
+}
+
+/// One output.
+#[derive(Debug, Default)]
+pub struct OutputMetrics {
+    /// Messages that left (and will be repeated if they are not known to have arrived).
+    pub sent: Counter,
+    /// Bytes that left.
+    pub sent_bytes: Counter,
+    /// Messages known to have arrived: acknowledged by the peer's TCP, written to the disk, accepted by the kernel (UDP).
+    pub acknowledged: Counter,
+    /// Messages sent and not yet known to have arrived.
+    pub in_flight: Gauge,
+    /// Tries after the first, of connecting or of writing.
+    pub retries: Counter,
+    /// Failures by reason.
+    pub errors: Reasons,
+    /// Messages that could not be delivered and never will be, by reason (`gone`, `damaged`).
+    pub lost: Reasons,
+    connected: AtomicBool,
+    oldest_undelivered: AtomicU64,
+    last_error: Mutex<Option<String>>,
+    target: Mutex<Option<String>>,
+}
+
+impl OutputMetrics {
+    /// Notes that a destination is (no longer) there, and which one.
+    pub fn set_connected(&self, target: Option<String>) {
+        self.connected.store(target.is_some(), Ordering::Relaxed);
+        *lock(&self.target) = target;
+    }
+
+    /// Whether a destination is there.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// The destination in use.
+    #[must_use]
+    pub fn target(&self) -> Option<String> {
+        lock(&self.target).clone()
+    }
+
+    /// Notes when the oldest message was received that has not arrived yet; `None` if there is none.
+    pub fn set_oldest_undelivered(&self, received: Option<Timestamp>) {
+        self.oldest_undelivered.store(received.map_or(0, |at| at.0), Ordering::Relaxed);
+    }
+
+    /// When the oldest message was received that has not arrived yet.
+    #[must_use]
+    pub fn oldest_undelivered(&self) -> Option<Timestamp> {
+        Some(self.oldest_undelivered.load(Ordering::Relaxed)).filter(|at| *at > 0).map(Timestamp)
+    }
+
+    /// Keeps the newest error's text for `status`.
+    pub fn set_last_error(&self, error: String) {
+        *lock(&self.last_error) = Some(error);
+    }
+
+    /// The newest error's text.
+    #[must_use]
+    pub fn last_error(&self) -> Option<String> {
+        lock(&self.last_error).clone()
+    }
+}
+
+/// Everything that is counted, by the names of inputs and outputs.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    inputs: Mutex<BTreeMap<String, Arc<InputMetrics>>>,
+    outputs: Mutex<BTreeMap<String, Arc<OutputMetrics>>>,
+}
+
+impl Metrics {
+    /// The input of this name; made at the first call.
+    #[must_use]
+    pub fn input(&self, name: &str) -> Arc<InputMetrics> {
+        lock(&self.inputs).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// The output of this name; made at the first call.
+    #[must_use]
+    pub fn output(&self, name: &str) -> Arc<OutputMetrics> {
+        lock(&self.outputs).entry(name.to_owned()).or_default().clone()
+    }
+
+    /// All inputs.
+    #[must_use]
+    pub fn inputs(&self) -> BTreeMap<String, Arc<InputMetrics>> {
+        lock(&self.inputs).clone()
+    }
+
+    /// All outputs.
+    #[must_use]
+    pub fn outputs(&self) -> BTreeMap<String, Arc<OutputMetrics>> {
+        lock(&self.outputs).clone()
+    }
+
+    /// Forgets what is no longer configured.
+    pub fn retain(&self, input: impl Fn(&str) -> bool, output: impl Fn(&str) -> bool) {
+        lock(&self.inputs).retain(|name, _| input(name));
+        lock(&self.outputs).retain(|name, _| output(name));
+    }
+}
