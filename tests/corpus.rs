@@ -3,6 +3,9 @@
 //! Every field that a case expects is compared twice: through [`Message`] and through the JSON that outputs write. At
 //! least 98 of 100 must be right, and no byte of a payload may change. What differs is printed.
 
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
 use std::net::IpAddr;
 
 use base64::Engine;
@@ -11,7 +14,8 @@ use serde_json::{Value, json};
 use twinlog::proto::envelope::{Envelope, Flags, Origin, Timestamp, Transport};
 use twinlog::proto::position::{Incarnation, JournalId, Position};
 use twinlog::proto::syslog::framing::{Ending, Framer, FramingError, Step};
-use twinlog::proto::syslog::message::{Context, Format, Host, Message, Priority};
+use twinlog::proto::syslog::message::{Context, Format, Host, Message};
+use twinlog::proto::syslog::priority::Priority;
 use twinlog::proto::syslog::render;
 use twinlog::proto::syslog::structured_data::Element;
 use twinlog::proto::syslog::zone::Zone;
