@@ -118,11 +118,12 @@ fn no_bytes_break_reading_or_writing() {
     let mut random = fastrand::Rng::with_seed(20_260_310);
     let journal = journal();
     let case = cases("message").next().unwrap();
+    let zones = [Zone::UTC, "Europe/Berlin".parse().unwrap()];
     let (mut out, mut again) = (Vec::new(), Vec::new());
     for _ in 0..100_000 {
         let payload = mutated(&payloads, &mut random);
         let envelope = envelope(&case, &payload);
-        let context = Context::new(&envelope.origin, Zone::UTC);
+        let context = Context::new(&envelope.origin, zones[random.usize(..zones.len())]);
         let Some(message) = Message::parse(&payload, &context) else { continue };
         assert_eq!(Priority::of(&payload), message.priority);
         assert!(payload.as_ptr_range().contains(&message.msg.as_ptr()) || message.msg.is_empty());

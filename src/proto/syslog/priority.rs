@@ -24,7 +24,8 @@ impl Priority {
         (value <= 191).then_some(Priority(value))
     }
 
-    /// The priority that [`Message::parse`](super::message::Message::parse) would find, without parsing: what a `match` needs.
+    /// The priority that [`Message::parse`](super::message::Message::parse) would find, without parsing: what a `match`
+    /// needs.
     #[inline]
     #[must_use]
     pub fn of(payload: &[u8]) -> Priority {
