@@ -1,3 +1,4 @@
 //! twinlog.
 
+pub mod config;
 pub mod proto;
