@@ -340,8 +340,7 @@ impl Thread {
         self.next_tick = Instant::now() + TICK;
         let marks = self.shared.marks();
         if marks != self.saved.marks {
-            self.saved.marks = marks;
-            let saved = cursors::save(&*self.shared.storage, self.shared.journal.incarnation, &mut self.saved);
+            let saved = cursors::save(&*self.shared.storage, self.shared.journal.incarnation, &mut self.saved, marks);
             self.note("save the cursors", saved.map_err(|error| error.to_string()));
         }
         self.trim();
