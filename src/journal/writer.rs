@@ -13,7 +13,7 @@ use super::cursors;
 use super::index::Index;
 use super::recovery::{OpenError, Recovered, Segment};
 use super::segment::{self, HEADER_LEN, Header};
-use super::storage::{Storage, is_no_space};
+use super::storage::{Storage, is_shortage};
 use crate::proto::batch::Batch;
 use crate::proto::position::{JournalId, Mark, Position};
 
@@ -37,8 +37,8 @@ pub enum AppendError {
         /// Bytes allowed.
         max_size: u64,
     },
-    /// The file system has no space; the same call succeeds when it has.
-    #[error("no space on the journal's file system: {0}")]
+    /// The file system has no space, or the process no file descriptor; the same call succeeds when it has.
+    #[error("no space for the journal: {0}")]
     NoSpace(#[source] io::Error),
     /// A write or a sync failed: nothing is promised any more, ever.
     #[error(transparent)]
@@ -55,6 +55,16 @@ pub struct Poisoned {
     /// What the system said.
     pub cause: String,
 }
+
+impl Poisoned {
+    /// Whether it was a sync that failed.
+    #[must_use]
+    pub fn is_sync(&self) -> bool {
+        self.action == SYNC
+    }
+}
+
+const SYNC: &str = "sync";
 
 /// Writes one journal.
 pub struct Writer {
@@ -222,13 +232,13 @@ impl Writer {
     }
 
     fn sync_or_poison(&mut self, sync: impl FnOnce(&dyn Storage) -> io::Result<()>) -> Result<(), Poisoned> {
-        sync(&*self.storage).map_err(|error| self.poison("sync", &error))
+        sync(&*self.storage).map_err(|error| self.poison(SYNC, &error))
     }
 
     fn judge(&mut self, action: &'static str, result: io::Result<()>) -> Result<(), AppendError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error) if is_no_space(&error) => Err(AppendError::NoSpace(error)),
+            Err(error) if is_shortage(&error) => Err(AppendError::NoSpace(error)),
             Err(error) => Err(self.poison(action, &error).into()),
         }
     }
