@@ -15,7 +15,6 @@ use fastrand::Rng;
 use twinlog::journal::cursors::{self, Saved};
 use twinlog::journal::index::Index;
 use twinlog::journal::recovery::{self, Recovered, Segment};
-use twinlog::journal::storage::Storage;
 use twinlog::journal::writer::{AppendError, Limits, Writer};
 use twinlog::proto::batch::Batch;
 use twinlog::proto::position::{Mark, Position};
