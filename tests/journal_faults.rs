@@ -452,6 +452,31 @@ async fn a_full_journal_drops_the_oldest_and_says_exactly_what() {
 }
 
 #[tokio::test]
+async fn gap_messages_do_not_widen_the_queue() {
+    let directory = TempDir::new().unwrap();
+    let storage = FaultStorage::open(directory.path());
+    let limits = Limits { segment_size: 8 * 1024, max_size: 32 * 1024 };
+    let journal = open(&storage, Settings { limits, when_full: WhenFull::DropOldest, ..SETTINGS }, &["siem"]);
+    let appender = journal.appender();
+    let end = append(&appender, 0..800).await;
+    until_durable(&appender, end).await;
+    assert!(journal.counters().dropped_messages.get() > 600);
+    storage.set_full(true);
+    loop {
+        tokio::select! {
+            biased;
+            taken = appender.append(one(0, 1000)) => drop(taken.unwrap()),
+            () = tokio::task::yield_now() => break,
+        }
+    }
+    // The last gap message may still wait there, beyond the bound.
+    let waiting = journal.progress().waiting_bytes;
+    assert!(waiting <= QUEUE_BYTES + 1024, "{} bytes more than the bound", waiting - QUEUE_BYTES);
+    assert!(waiting > QUEUE_BYTES - 4096);
+    journal.close(Instant::now());
+}
+
+#[tokio::test]
 async fn damage_in_a_living_segment_is_skipped_and_the_rest_is_read() {
     let directory = TempDir::new().unwrap();
     let journal = open(&FaultStorage::open(directory.path()), SETTINGS, &["siem"]);

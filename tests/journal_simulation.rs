@@ -18,7 +18,7 @@ use twinlog::journal::recovery::{self, Recovered, Segment};
 use twinlog::journal::writer::{AppendError, Limits, Writer};
 use twinlog::proto::batch::Batch;
 use twinlog::proto::position::{Mark, Position};
-use world::storage::{Faults, SimStorage};
+use world::storage::{ENOSPC, Faults, SimStorage};
 
 const STEPS: usize = 150;
 const SEGMENT_SIZE: u64 = 4096;
@@ -356,6 +356,55 @@ fn a_machine_that_dies_at_any_call_keeps_what_was_promised() {
         simulation.restart(true);
         simulation.check(true);
         if !died {
+            break;
+        }
+    }
+}
+
+#[test]
+fn no_space_at_any_call_delays_and_loses_nothing() {
+    for call in 0.. {
+        let storage = Arc::new(SimStorage::new(call));
+        let recovered = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
+        let limits = Limits { segment_size: SEGMENT_SIZE, max_size: 1 << 20 };
+        let mut writer = Writer::new(storage.clone(), &recovered, limits).unwrap();
+        let before = storage.calls();
+        storage.fail_call(call, ENOSPC);
+        let mut appended = Vec::new();
+        let mut at = writer.appended();
+        let mut poisoned = false;
+        for round in 0..8 {
+            // The sixth is larger than a segment.
+            let size = if round == 5 { 9000 } else { 700 };
+            let batches = [world::batch(at, &[&vec![b'a' + round; size]])];
+            let more = world::batch(batches[0].end(), &[b"more"]);
+            let mut queue: VecDeque<Batch> = batches.into_iter().chain([more]).collect();
+            at = queue[1].end();
+            appended.extend(queue.iter().cloned());
+            let mut waited = 0;
+            while let Err(error) = writer.append(&mut queue) {
+                waited += 1;
+                assert!(waited <= 1, "the same call succeeds when there is space");
+                poisoned = matches!(&error, AppendError::Poisoned(poisoned) if poisoned.is_sync());
+                assert!(poisoned || matches!(error, AppendError::NoSpace(_)), "{error}");
+                if poisoned {
+                    break;
+                }
+            }
+            poisoned = poisoned || writer.commit().is_err();
+            if poisoned {
+                break;
+            }
+        }
+        let durable = writer.durable();
+        let owed: Vec<Batch> = appended.into_iter().filter(|batch| batch.end() <= durable).collect();
+        assert!(poisoned || owed.len() == 16);
+        let lasted = storage.calls() - before;
+        storage.power_cut();
+        let recovered = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
+        let read = world::read_all(&*storage, &Index::new(recovered.segments));
+        assert_eq!(read[..owed.len()], owed, "call {call}");
+        if lasted <= call {
             break;
         }
     }
