@@ -161,6 +161,15 @@ async fn until_state(journal: &Journal, is: impl FnMut(&State) -> bool) -> State
     timeout(PATIENCE, journal.state().wait_for(is)).await.unwrap().unwrap().clone()
 }
 
+async fn until_queue_is_full(journal: &Journal) {
+    let filled = async {
+        while journal.progress().waiting_bytes < QUEUE_BYTES - 2 * 1024 * 1024 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, filled).await.unwrap();
+}
+
 fn waits(state: &State) -> bool {
     matches!(state, State::Waiting(_))
 }
@@ -298,6 +307,8 @@ async fn a_failed_sync_poisons_and_nothing_more_is_promised() {
     assert_eq!(journal.progress().durable, safe);
     let counters = journal.counters();
     assert_eq!((counters.write_errors.get(), counters.sync_errors.get()), (0, 1));
+    // The fourth is in the file, but no reader gets to see it.
+    assert_eq!(read_until(&mut journal.reader(Position::ZERO), safe.position).await.numbers(), [0, 1, 2]);
     drop((journal, appender));
     // The next start reads what is really there: here, the kernel had it all.
     drop(storage);
@@ -324,6 +335,7 @@ async fn appenders_that_wait_for_room_hear_of_the_poisoning() {
             }
         }
     });
+    until_queue_is_full(&journal).await;
     storage.create.store(EIO, Ordering::SeqCst);
     storage.write.store(EIO, Ordering::SeqCst);
     assert!(matches!(timeout(PATIENCE, all).await.unwrap().unwrap(), Refused::Poisoned(_)));
@@ -351,12 +363,7 @@ async fn a_full_disk_pushes_back_and_goes_on_by_itself() {
     let State::Waiting(why) = until_state(&journal, waits).await else { unreachable!() };
     assert!(why.contains("No space left"), "{why}");
     // 96 MiB want in, 64 MiB is the bound: the senders wait.
-    let filled = async {
-        while journal.progress().waiting_bytes < QUEUE_BYTES - 2 * 1024 * 1024 {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(PATIENCE, filled).await.unwrap();
+    until_queue_is_full(&journal).await;
     assert!(journal.progress().waiting_bytes <= QUEUE_BYTES);
     assert!(senders.iter().any(|sender| !sender.is_finished()));
     assert_eq!(journal.progress().durable, safe);
@@ -513,6 +520,43 @@ async fn damage_in_a_living_segment_is_skipped_and_the_rest_is_read() {
     assert_eq!(skipped, expected);
     assert!(got.skipped.iter().all(|(_, _, cause)| matches!(cause, SkipCause::Damaged(_))));
     assert_eq!(journal.counters().checksum_errors.get(), 4);
+}
+
+#[tokio::test]
+async fn damage_larger_than_one_read_is_skipped_too() {
+    let directory = TempDir::new().unwrap();
+    let limits = Limits { segment_size: 16 * 1024 * 1024, ..SETTINGS.limits };
+    let journal = open(&FaultStorage::open(directory.path()), Settings { limits, ..SETTINGS }, &["siem"]);
+    journal.appender().append(one(0, 3 * 1024 * 1024)).await.unwrap();
+    let end = append(&journal.appender(), 1..10).await;
+    until_durable(&journal.appender(), end).await;
+    let file = directory.path().join(&segments(&directory)[0]);
+    let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+    // First the payload, then the header as well.
+    for offset in [2 * 1024 * 1024, HEADER_LEN as u64] {
+        file.write_all_at(b"!", offset).unwrap();
+        let got = read_until(&mut journal.reader(Position::ZERO), end.position).await;
+        assert_eq!(got.numbers(), (1..10).collect::<Vec<_>>());
+        assert_eq!(got.skipped.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_dropped_where_trimming_makes_room() {
+    let directory = TempDir::new().unwrap();
+    let limits = Limits { max_size: 4 * SETTINGS.limits.segment_size, ..SETTINGS.limits };
+    let settings = Settings { limits, when_full: WhenFull::DropOldest, ..SETTINGS };
+    let journal = open(&FaultStorage::open(directory.path()), settings, &["siem"]);
+    // The output is always two segments behind, and the journal always about to be full.
+    let mut ends = Vec::new();
+    for number in 0..1000 {
+        let end = append(&journal.appender(), number..number + 1).await;
+        until_durable(&journal.appender(), end).await;
+        ends.push(end);
+        journal.cursor("siem").advance(ends[number.saturating_sub(110)]);
+    }
+    assert_eq!(journal.counters().dropped_messages.get(), 0);
+    assert!(journal.progress().oldest.ordinal > 500);
 }
 
 #[tokio::test]
