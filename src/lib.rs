@@ -1,5 +1,6 @@
 //! twinlog.
 
+pub mod config;
 pub mod journal;
 pub mod metrics;
 pub mod proto;

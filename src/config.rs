@@ -1,0 +1,447 @@
+//! Configuration: what the files say, checked once, and every default.
+//!
+//! TOML, one table per kind and no `type` key. [`read`] takes the main file and its drop-ins as texts and gives either
+//! a [`Config`] that needs no further checking or *all* that is wrong with them, each with its place and one fix.
+//! [`load`] is the same with files. Nothing here opens a socket; [`check_environment`] looks at the disk and is asked
+//! separately, because `twinlog check` must also judge a file meant for another machine.
+//!
+//! serde stops at the first error, so the text becomes toml's spanned tree (`toml::de::DeTable`) and the sections take
+//! from it what they know ([`sections`](self) over `reader.rs`); what nobody took is an unknown key. To add a key: a
+//! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
+//! a section reads one table that has parts in several files, so every value keeps its own place.
+//!
+//! This version runs one node: `[pair]`, forward and TLS are named in `reader.rs` as coming later.
+
+mod address;
+mod choice;
+mod cross_checks;
+mod diagnostic;
+mod effective;
+mod environment;
+mod path_pattern;
+mod reader;
+mod sections;
+mod tag_pattern;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use self::address::{Listen, Protocol, Target};
+pub use self::choice::{
+    Acknowledge, Choice, FileFormat, Framing, LogFormat, LogLevel, LogTarget, SyslogFormat, WhenFull,
+};
+pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
+pub use self::effective::show_effective;
+pub use self::environment::{check_environment, node_name};
+pub use self::path_pattern::{InvalidPathPattern, PathPattern};
+pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
+use crate::proto::position::NodeName;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+
+/// Where the configuration is when nobody says otherwise; drop-ins are in `conf.d` beside it.
+pub const DEFAULT_FILE: &str = "/etc/twinlog/twinlog.toml";
+
+/// The whole configuration of one node, every value in force. Checked: users of it need not check again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// This node's name. Not a key, because the same file serves both nodes of a pair: from `--node`, else
+    /// `TWINLOG_NODE`, else the host name.
+    pub node: NodeName,
+    /// Where the journal, cursors and receipts are. Default `/var/lib/twinlog`.
+    pub data_dir: PathBuf,
+    /// Path of the control socket, at most 107 bytes (the kernel's limit). Default `/run/twinlog/control.sock`.
+    pub control_socket: PathBuf,
+    /// `[journal]`.
+    pub journal: Journal,
+    /// `[drain]`.
+    pub drain: Drain,
+    /// `[[input.…]]`, at least one, by kind and then as written. Names are unique.
+    pub inputs: Vec<Input>,
+    /// `[[output.…]]`, at least one, by kind and then as written. Names are unique.
+    pub outputs: Vec<Output>,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// `[log]`.
+    pub log: Log,
+}
+
+impl Config {
+    /// What `twinlog run` does without a file: syslog over UDP and TCP on 127.0.0.1:5514, the journal and the control
+    /// socket in `./twinlog-data`, messages as received to stdout. Needs no root.
+    #[must_use]
+    pub fn standalone_default(node: NodeName) -> Config {
+        let data_dir = PathBuf::from("./twinlog-data");
+        let address = SocketAddr::from(([127, 0, 0, 1], 5514));
+        let listen = [Protocol::Udp, Protocol::Tcp].map(|protocol| Listen { protocol, address }).to_vec();
+        Config {
+            control_socket: data_dir.join("control.sock"),
+            data_dir,
+            inputs: vec![Input::Syslog(SyslogInput::new("syslog-0".to_owned(), listen))],
+            outputs: vec![Output::new("stdout-0".to_owned(), OutputKind::Stdout(StdoutOutput::default()))],
+            ..Config::empty(node)
+        }
+    }
+
+    /// Every top-level default, and neither inputs nor outputs: what the files add to.
+    fn empty(node: NodeName) -> Config {
+        Config {
+            node,
+            data_dir: PathBuf::from("/var/lib/twinlog"),
+            control_socket: PathBuf::from("/run/twinlog/control.sock"),
+            journal: Journal::default(),
+            drain: Drain::default(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            admin: Admin::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+/// `[journal]`: how much is kept, and what a sender's acknowledgement means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// Bytes on disk before `when_full` applies; at least four segments. Default 10 GiB.
+    pub max_size: u64,
+    /// Bytes of one segment file, 1 MiB to 4 GiB: what is freed at once. Default 64 MiB.
+    pub segment_size: u64,
+    /// Longest wait before `fdatasync`, at most 10 s; zero syncs after every write. Default 10 ms.
+    pub commit_interval: Duration,
+    /// What happens at `max_size`. Default [`WhenFull::Block`].
+    pub when_full: WhenFull,
+    /// What an acknowledged message means. Without a pair only [`Acknowledge::Durable`], the default.
+    pub acknowledge: Acknowledge,
+}
+
+impl Default for Journal {
+    fn default() -> Journal {
+        Journal {
+            max_size: 10 * GIB,
+            segment_size: 64 * MIB,
+            commit_interval: Duration::from_millis(10),
+            when_full: WhenFull::Block,
+            acknowledge: Acknowledge::Durable,
+        }
+    }
+}
+
+/// `[drain]`: how long a leaving node waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// How long sockets are still read after the node left, for packets under way; at most 5 min. Default 2 s.
+    pub grace: Duration,
+    /// Longest time from SIGTERM to the end, 1 s to 1 day. Default 60 s.
+    pub stop_deadline: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Drain {
+        Drain { grace: Duration::from_secs(2), stop_deadline: Duration::from_secs(60) }
+    }
+}
+
+/// One `[[input.…]]` table.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// `[[input.syslog]]`.
+    Syslog(SyslogInput),
+}
+
+impl Input {
+    /// The name, unique among inputs.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Input::Syslog(input) => &input.name,
+        }
+    }
+}
+
+/// `[[input.syslog]]`: RFC 3164 and RFC 5424 over UDP and TCP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyslogInput {
+    /// 1 to 64 of `A-Za-z0-9._-`. Default `syslog-0`, `syslog-1`, … in the order of the tables.
+    pub name: String,
+    /// What is listened on, at least one; no two inputs ask for the same. Required.
+    pub listen: Vec<Listen>,
+    /// Bytes of the longest message, 480 B (RFC 5424, 6.1) to 16 MiB; longer is cut and flagged. Default 64 KiB.
+    pub max_message: usize,
+    /// TCP connections at a time, at least 1. Default `None`: as many as the process may have.
+    pub max_connections: Option<u32>,
+    /// A TCP connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Bytes asked for as the receive buffer of each UDP socket, 4 KiB to 1 GiB. Default 64 MiB.
+    pub udp_rcvbuf: u64,
+    /// Networks that may send. Default empty: all.
+    pub allow: Vec<IpNet>,
+    /// Zone of timestamps that name none. Default [`Timezone::Local`].
+    pub timezone: Timezone,
+    /// Tag of the messages when they leave through forward and for `match.tag`. Default `syslog`.
+    pub tag: String,
+}
+
+impl SyslogInput {
+    /// An input with every default.
+    #[must_use]
+    pub fn new(name: String, listen: Vec<Listen>) -> SyslogInput {
+        SyslogInput {
+            name,
+            listen,
+            max_message: 64 * KIB as usize,
+            max_connections: None,
+            idle_timeout: None,
+            udp_rcvbuf: 64 * MIB,
+            allow: Vec::new(),
+            timezone: Timezone::Local,
+            tag: "syslog".to_owned(),
+        }
+    }
+}
+
+/// Zone of timestamps that name none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Timezone {
+    /// `"local"`: this machine's.
+    Local,
+    /// `"UTC"`, an offset such as `"+02:00"`, or a name of the IANA database such as `"Europe/Berlin"`. Only the form
+    /// is checked here; the time zone database says whether the name is one.
+    Named(String),
+}
+
+/// One `[[output.…]]` table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// 1 to 64 of `A-Za-z0-9._-`; also names the output's cursor. Default `syslog-0`, `file-0`, `stdout-0`, ….
+    pub name: String,
+    /// `match`: which messages it takes. Default: all.
+    pub matches: Match,
+    /// `retry`: how it tries again.
+    pub retry: Retry,
+    /// Where it sends.
+    pub kind: OutputKind,
+}
+
+impl Output {
+    /// An output that takes everything, with the default retries.
+    #[must_use]
+    pub fn new(name: String, kind: OutputKind) -> Output {
+        Output { name, matches: Match::default(), retry: Retry::default(), kind }
+    }
+}
+
+/// `match`: all conditions must hold; an empty one always does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Match {
+    /// Names of inputs; each exists.
+    pub input: Vec<String>,
+    /// Networks the sender is in.
+    pub source: Vec<IpNet>,
+    /// Facilities as numbers, 0 (`kern`) to 23 (`local7`), RFC 5424, table 1.
+    pub facility: Vec<u8>,
+    /// The least severe number taken, 0 (`emerg`) to 6 (`info`), RFC 5424, table 2. `None` is `"debug"`: all.
+    pub severity_at_least: Option<u8>,
+    /// Patterns of the tag; one of them must match.
+    pub tag: Vec<TagPattern>,
+}
+
+/// `retry`: exponential, from `min` to `max`, for ever: nothing is given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// First wait, 1 ms or more. Default 200 ms.
+    pub min: Duration,
+    /// Longest wait, at least `min` and at most 1 h. Default 30 s.
+    pub max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { min: Duration::from_millis(200), max: Duration::from_secs(30) }
+    }
+}
+
+/// What an output sends to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OutputKind {
+    /// `[[output.syslog]]`.
+    Syslog(SyslogOutput),
+    /// `[[output.file]]`.
+    File(FileOutput),
+    /// `[[output.stdout]]`.
+    Stdout(StdoutOutput),
+}
+
+/// `[[output.syslog]]`: one destination, perhaps reachable in several places.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SyslogOutput {
+    /// The first is the primary, the rest stand by in order; at least one, all different. Required.
+    pub to: Vec<Target>,
+    /// How messages are told apart on TCP. Default [`Framing::Lf`].
+    pub framing: Framing,
+    /// What is sent. Default [`SyslogFormat::Raw`].
+    pub format: SyslogFormat,
+}
+
+impl SyslogOutput {
+    /// An output to `to` with every default.
+    #[must_use]
+    pub fn new(to: Vec<Target>) -> SyslogOutput {
+        SyslogOutput { to, framing: Framing::Lf, format: SyslogFormat::Raw }
+    }
+}
+
+/// `[[output.file]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileOutput {
+    /// Path with strftime fields; relative ones start in the working directory. Required; no two outputs share one.
+    pub path: PathPattern,
+    /// What a line is. Default [`FileFormat::Raw`].
+    pub format: FileFormat,
+    /// When a new file is begun. Default: never.
+    pub rotate: Rotate,
+}
+
+impl FileOutput {
+    /// An output to `path` with every default.
+    #[must_use]
+    pub fn new(path: PathPattern) -> FileOutput {
+        FileOutput { path, format: FileFormat::Raw, rotate: Rotate::default() }
+    }
+}
+
+/// `rotate`: whichever comes first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rotate {
+    /// Bytes in the file, 4 KiB or more. Default `None`: any size.
+    pub size: Option<u64>,
+    /// Age of the file, 1 s or more. Default `None`: any age.
+    pub age: Option<Duration>,
+    /// Old files kept, at least 1. Default `None`: all.
+    pub keep: Option<u32>,
+}
+
+/// `[[output.stdout]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StdoutOutput {
+    /// What a line is. Default [`FileFormat::Raw`].
+    pub format: FileFormat,
+}
+
+impl Default for StdoutOutput {
+    fn default() -> StdoutOutput {
+        StdoutOutput { format: FileFormat::Raw }
+    }
+}
+
+/// `[admin]`: the read-only status page and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admin {
+    /// TCP addresses it is served on; `[::]` takes IPv4 too. Default empty: not served.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// `[log]`: twinlog's own messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least severe that is logged. Default [`LogLevel::Info`].
+    pub level: LogLevel,
+    /// Default [`LogFormat::Text`].
+    pub format: LogFormat,
+    /// Default [`LogTarget::Auto`].
+    pub target: LogTarget,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: LogLevel::Info, format: LogFormat::Text, target: LogTarget::Auto }
+    }
+}
+
+/// One configuration file as text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// How diagnostics name it: its path.
+    pub name: String,
+    /// The whole text.
+    pub text: String,
+}
+
+/// A configuration that may be used, with what should still be said about it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// Warnings only.
+    pub warnings: Vec<Diagnostic>,
+    /// Where the values stand that [`check_environment`] may complain about.
+    places: BTreeMap<String, Place>,
+    /// The main file's name, for what stands nowhere.
+    main: String,
+}
+
+/// Reads one text as a whole configuration. Pure, never panics; the node is called `localhost`.
+///
+/// # Errors
+/// All that is wrong, in the order of the text.
+pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Vec<Diagnostic>> {
+    let node = "localhost".parse().expect("a valid node name");
+    read(&[Source { name: file_name.to_owned(), text: text.to_owned() }], node)
+}
+
+/// Reads the main file and its drop-ins, in this order. Pure.
+///
+/// # Errors
+/// All that is wrong, file by file, warnings included.
+pub fn read(sources: &[Source], node: NodeName) -> Result<Loaded, Vec<Diagnostic>> {
+    sections::read(sources, node)
+}
+
+/// Reads files, the main one first; see [`files_of`].
+///
+/// # Errors
+/// All that is wrong, in files that can be read and in those that cannot.
+pub fn load(files: &[PathBuf], node: NodeName) -> Result<Loaded, Vec<Diagnostic>> {
+    let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
+    for file in files {
+        let name = file.display().to_string();
+        match std::fs::read(file).map(String::from_utf8) {
+            Ok(Ok(text)) => sources.push(Source { name, text }),
+            Ok(Err(error)) => unreadable.push(diagnostic::not_utf8(&name, &error)),
+            Err(error) => {
+                let fix = format!("check that {name} is a file that this user may read");
+                unreadable.push(Diagnostic::of_file(Severity::Error, &name, format!("cannot read it: {error}"), fix));
+            }
+        }
+    }
+    if unreadable.is_empty() {
+        return read(&sources, node);
+    }
+    // What is missing may be in the file that could not be read, but a wrong value is wrong in any case.
+    unreadable.extend(sections::read_incomplete(&sources, node));
+    Err(unreadable)
+}
+
+/// The main file and the drop-ins in `conf.d` beside it, in the order of their names. Hidden files are left out: editors
+/// keep their drafts so.
+#[must_use]
+pub fn files_of(main: &Path) -> Vec<PathBuf> {
+    let drop_ins = main.parent().unwrap_or(Path::new("")).join("conf.d");
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(drop_ins).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| {
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        !hidden && path.extension().is_some_and(|extension| extension == "toml")
+    });
+    files.sort();
+    files.insert(0, main.to_owned());
+    files
+}

@@ -1,0 +1,241 @@
+//! Where to listen and where to send: `":514"`, `"udp://192.0.2.1:514"`, `"tcp://siem.example.net"`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use super::units::Invalid;
+
+/// The port of syslog where a target names none (RFC 5426; custom over TCP).
+pub const SYSLOG_PORT: u16 = 514;
+
+/// How bytes travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// One datagram, one message.
+    Udp,
+    /// A byte stream.
+    Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Udp => "udp",
+            Protocol::Tcp => "tcp",
+        })
+    }
+}
+
+/// One socket to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listen {
+    /// Datagrams or streams.
+    pub protocol: Protocol,
+    /// Where. `[::]` takes IPv4 too (`":514"` means that), every other address only its own family. Port 0 lets the
+    /// kernel choose.
+    pub address: SocketAddr,
+}
+
+impl Listen {
+    /// Whether one host cannot have both: the same protocol and port, and addresses that cover a common one.
+    #[must_use]
+    pub fn overlaps(&self, other: &Listen) -> bool {
+        let covers = |a: IpAddr, b: IpAddr| {
+            a == b || a == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || (a.is_unspecified() && b.is_ipv4() == a.is_ipv4())
+        };
+        let (a, b) = (self.address, other.address);
+        let same_port = a.port() == b.port() && a.port() != 0;
+        self.protocol == other.protocol && same_port && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.protocol, self.address)
+    }
+}
+
+/// Reads one `listen` entry; without a protocol it opens both.
+pub(super) fn listen(text: &str) -> Result<Vec<Listen>, Invalid> {
+    let (protocol, rest) = split_protocol(text)?;
+    let address = listen_address(rest, protocol)?;
+    let protocols = protocol.map_or(vec![Protocol::Udp, Protocol::Tcp], |protocol| vec![protocol]);
+    Ok(protocols.into_iter().map(|protocol| Listen { protocol, address }).collect())
+}
+
+/// Reads `":514"`, `"192.0.2.1:514"` or `"[2001:db8::1]:514"`; the protocol is for the diagnostic only.
+pub(super) fn listen_address(text: &str, protocol: Option<Protocol>) -> Result<SocketAddr, Invalid> {
+    let prefix = protocol.map_or(String::new(), |protocol| format!("{protocol}://"));
+    if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:"))
+        && let Ok(port) = port.parse()
+    {
+        return Ok(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)));
+    }
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        let address = SocketAddr::from((ip, SYSLOG_PORT));
+        return Err(Invalid::new("needs a port", format!("write \"{prefix}{address}\"")));
+    }
+    if text.parse::<u16>().is_ok() {
+        return Err(Invalid::new("needs a colon before the port", format!("write \"{prefix}:{text}\"")));
+    }
+    let fix = format!("write \"{prefix}:514\" for all addresses, or \"{prefix}192.0.2.1:514\" for one");
+    Err(Invalid::new("must be an address and a port of this host", fix))
+}
+
+/// Where an output sends to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// Datagrams or streams.
+    pub protocol: Protocol,
+    /// Host name or address, IPv6 without brackets. Looked up at every connection.
+    pub host: String,
+    /// Default 514.
+    pub port: u16,
+}
+
+impl Target {
+    /// The address, if the host is one and not a name.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::from((self.host.parse::<IpAddr>().ok()?, self.port)))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            return write!(f, "{}://[{}]:{}", self.protocol, self.host, self.port);
+        }
+        write!(f, "{}://{}:{}", self.protocol, self.host, self.port)
+    }
+}
+
+impl FromStr for Target {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Target, Invalid> {
+        let (protocol, rest) = split_protocol(text)?;
+        let Some(protocol) = protocol else {
+            return Err(Invalid::new("needs a protocol", format!("write \"tcp://{rest}\" or \"udp://{rest}\"")));
+        };
+        let (host, port) = split_host(rest);
+        if host.parse::<IpAddr>().is_err() && !is_host_name(host) {
+            let example = format!("{protocol}://siem.example.net:514");
+            return Err(Invalid::new("must be a host and a port", format!("write it as \"{example}\"")));
+        }
+        let port = match port.map(str::parse) {
+            None => SYSLOG_PORT,
+            Some(Ok(port)) if port > 0 => port,
+            _ => {
+                return Err(Invalid::new("needs a port from 1 to 65535", format!("write \"{protocol}://{host}:514\"")));
+            }
+        };
+        Ok(Target { protocol, host: host.to_owned(), port })
+    }
+}
+
+fn split_protocol(text: &str) -> Result<(Option<Protocol>, &str), Invalid> {
+    let Some((protocol, rest)) = text.split_once("://") else { return Ok((None, text)) };
+    match protocol {
+        "udp" => Ok((Some(Protocol::Udp), rest)),
+        "tcp" => Ok((Some(Protocol::Tcp), rest)),
+        "tls" => Err(Invalid::new("cannot be tls://: this version has no TLS", format!("write \"tcp://{rest}\""))),
+        _ => Err(Invalid::new(format!("has no protocol {protocol:?}"), format!("write \"tcp://{rest}\""))),
+    }
+}
+
+/// Host and port as texts; `[…]` and bare IPv6 addresses are hosts with colons in them.
+fn split_host(text: &str) -> (&str, Option<&str>) {
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        return (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or("")) });
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => (host, Some(port)),
+        _ => (text, None),
+    }
+}
+
+/// Letters, digits, hyphens and, because they are in use, underscores; at most 253 bytes (RFC 1123, 2.1).
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+    };
+    let numeric = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    text.len() <= 253 && !numeric && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listened(text: &str) -> Vec<String> {
+        listen(text).unwrap().iter().map(Listen::to_string).collect()
+    }
+
+    #[test]
+    fn a_port_alone_listens_everywhere_over_both_protocols() {
+        assert_eq!(listened(":514"), ["udp://[::]:514", "tcp://[::]:514"]);
+        assert_eq!(listened("udp://:514"), ["udp://[::]:514"]);
+        assert_eq!(listened("tcp://0.0.0.0:601"), ["tcp://0.0.0.0:601"]);
+        assert_eq!(listened("[2001:db8::1]:514"), ["udp://[2001:db8::1]:514", "tcp://[2001:db8::1]:514"]);
+    }
+
+    #[test]
+    fn a_listen_entry_that_is_nearly_right_is_completed() {
+        for (text, fix) in [
+            ("514", "write \":514\""),
+            ("tcp://601", "write \"tcp://:601\""),
+            ("192.0.2.1", "write \"192.0.2.1:514\""),
+            ("udp://::1", "write \"udp://[::1]:514\""),
+            ("tls://:6514", "write \"tcp://:6514\""),
+            ("http://:80", "write \"tcp://:80\""),
+            ("eth0:514", "write \":514\" for all addresses, or \"192.0.2.1:514\" for one"),
+            (":99999", "write \":514\" for all addresses, or \"192.0.2.1:514\" for one"),
+        ] {
+            assert_eq!(listen(text).unwrap_err().fix, fix, "{text}");
+        }
+    }
+
+    #[test]
+    fn targets_are_read_with_their_default_port() {
+        for (text, shown) in [
+            ("tcp://siem.example.net", "tcp://siem.example.net:514"),
+            ("udp://10.1.2.3:1514", "udp://10.1.2.3:1514"),
+            ("tcp://[2001:db8::1]:601", "tcp://[2001:db8::1]:601"),
+            ("tcp://2001:db8::1", "tcp://[2001:db8::1]:514"),
+            ("tcp://log_host.", "tcp://log_host.:514"),
+        ] {
+            let target: Target = text.parse().unwrap();
+            assert_eq!(target.to_string(), shown);
+            assert_eq!(shown.parse(), Ok(target));
+        }
+        for bad in
+            ["siem:514", "tcp://", "tcp://a b", "tcp://:514", "tcp://a:0", "tcp://a:x", "tcp://300.1.1.1", "tcp://-a"]
+        {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_cover_a_common_one_overlap() {
+        for (a, b, expected) in [
+            ("udp://:514", "udp://127.0.0.1:514", true),
+            ("udp://0.0.0.0:514", "udp://127.0.0.1:514", true),
+            ("udp://0.0.0.0:514", "udp://[::1]:514", false),
+            ("udp://:514", "tcp://:514", false),
+            ("udp://:514", "udp://:515", false),
+            ("udp://:0", "udp://:0", false),
+            ("udp://10.0.0.1:514", "udp://10.0.0.2:514", false),
+        ] {
+            let (a, b) = (&listen(a).unwrap()[0], &listen(b).unwrap()[0]);
+            assert_eq!((a.overlaps(b), b.overlaps(a)), (expected, expected), "{a} {b}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Closed sets: values that are one of a few words. Each word stands once, here.
+
+use super::units::Invalid;
+
+/// A value that is one of a few words.
+pub trait Choice: Copy + PartialEq + Sized + 'static {
+    /// Every word and what it means, in the order in which diagnostics list them.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// The word.
+    fn word(self) -> &'static str {
+        let found = Self::WORDS.iter().find(|(_, value)| *value == self);
+        found.map(|(word, _)| *word).expect("every value has its word: the macro lists both")
+    }
+
+    /// The value of a word.
+    ///
+    /// # Errors
+    /// If it is none of them.
+    fn from_word(text: &str) -> Result<Self, Invalid> {
+        if let Some((_, value)) = Self::WORDS.iter().find(|(word, _)| *word == text) {
+            return Ok(*value);
+        }
+        let words: Vec<String> = Self::WORDS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        Err(Invalid::new(format!("cannot be {text:?}"), format!("write {}", words.join(" or "))))
+    }
+}
+
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl Choice for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, $name::$variant)),+];
+        }
+    };
+}
+
+choice!(
+    /// What happens when the journal is full.
+    WhenFull {
+        /// Senders over TCP wait; over UDP the kernel drops, counted.
+        Block = "block",
+        /// The oldest segment goes, counted.
+        DropOldest = "drop_oldest",
+    }
+);
+
+choice!(
+    /// What an acknowledged message means.
+    Acknowledge {
+        /// It is on this node's disk.
+        Durable = "durable",
+        /// It is on both nodes' disks; needs a pair.
+        Replicated = "replicated",
+    }
+);
+
+choice!(
+    /// How messages are told apart in a byte stream (RFC 6587).
+    Framing {
+        /// A line end after each; those inside become spaces.
+        Lf = "lf",
+        /// The length before each.
+        Octet = "octet",
+    }
+);
+
+choice!(
+    /// What leaves through `[[output.syslog]]`.
+    SyslogFormat {
+        /// The bytes as received.
+        Raw = "raw",
+        /// RFC 5424 with the message's id as structured data.
+        Rfc5424 = "rfc5424",
+    }
+);
+
+choice!(
+    /// What a line of a file or of stdout is.
+    FileFormat {
+        /// The bytes as received.
+        Raw = "raw",
+        /// One JSON object with what is known about the message.
+        Json = "json",
+    }
+);
+
+choice!(
+    /// The least severe of twinlog's own messages that is logged.
+    LogLevel {
+        /// What stops the service.
+        Error = "error",
+        /// What someone should look at in the morning.
+        Warn = "warn",
+        /// What changed.
+        Info = "info",
+        /// A peer's mistakes too.
+        Debug = "debug",
+        /// Every message too.
+        Trace = "trace",
+    }
+);
+
+choice!(
+    /// How twinlog's own messages are written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One object a line.
+        Json = "json",
+    }
+);
+
+choice!(
+    /// Where twinlog's own messages go.
+    LogTarget {
+        /// To journald when systemd started the process, else to stderr.
+        Auto = "auto",
+        /// To journald.
+        Journald = "journald",
+        /// To stderr.
+        Stderr = "stderr",
+    }
+);
+
+/// Names of the facilities; the index is the number (RFC 5424, table 1).
+pub(super) const FACILITIES: [&str; 24] = [
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
+    "audit", "alert", "clock", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+];
+
+/// Names of the severities; the index is the number (RFC 5424, table 2).
+pub(super) const SEVERITIES: [&str; 8] = ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];

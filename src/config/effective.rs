@@ -1,0 +1,131 @@
+//! Every value in force as TOML, defaults included: what `twinlog check --show-effective` prints.
+//!
+//! The text reads back to an equal configuration, so it can be kept beside a file and compared after an upgrade.
+
+use std::fmt::{Display, Write};
+use std::net::SocketAddr;
+
+use super::choice::{Choice, FACILITIES, SEVERITIES};
+use super::units::{show_duration, show_size};
+use super::{Config, FileOutput, Input, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone};
+
+/// Every value in force, as a file that says the same.
+#[must_use]
+pub fn show_effective(config: &Config) -> String {
+    let Config { node, data_dir, control_socket, journal, drain, inputs, outputs, admin, log } = config;
+    let mut text = Text(String::new());
+    text.line(format_args!("# node {node}: from --node, TWINLOG_NODE or the host name"));
+    text.key("data_dir", quoted(data_dir.display()));
+    text.key("control_socket", quoted(control_socket.display()));
+
+    text.table("[journal]");
+    text.key("max_size", quoted(show_size(journal.max_size)));
+    text.key("segment_size", quoted(show_size(journal.segment_size)));
+    text.key("commit_interval", quoted(show_duration(journal.commit_interval)));
+    text.key("when_full", word(journal.when_full));
+    text.key("acknowledge", word(journal.acknowledge));
+
+    text.table("[drain]");
+    text.key("grace", quoted(show_duration(drain.grace)));
+    text.key("stop_deadline", quoted(show_duration(drain.stop_deadline)));
+
+    for input in inputs {
+        match input {
+            Input::Syslog(input) => syslog_input(&mut text, input),
+        }
+    }
+    for output in outputs {
+        write_output(&mut text, output);
+    }
+
+    text.table("[admin]");
+    text.key("listen", list(admin.listen.iter().map(SocketAddr::to_string)));
+
+    text.table("[log]");
+    text.key("level", word(log.level));
+    text.key("format", word(log.format));
+    text.key("target", word(log.target));
+    text.0
+}
+
+fn syslog_input(text: &mut Text, input: &SyslogInput) {
+    text.table("[[input.syslog]]");
+    text.key("name", quoted(&input.name));
+    text.key("listen", list(&input.listen));
+    text.key("max_message", quoted(show_size(input.max_message as u64)));
+    text.key("max_connections", input.max_connections.map_or(quoted("off"), |count| count.to_string()));
+    text.key("idle_timeout", quoted(input.idle_timeout.map_or("off".to_owned(), show_duration)));
+    text.key("udp_rcvbuf", quoted(show_size(input.udp_rcvbuf)));
+    text.key("allow", list(&input.allow));
+    let timezone = match &input.timezone {
+        Timezone::Local => "local",
+        Timezone::Named(name) => name,
+    };
+    text.key("timezone", quoted(timezone));
+    text.key("tag", quoted(&input.tag));
+}
+
+fn write_output(text: &mut Text, output: &Output) {
+    text.table(match &output.kind {
+        OutputKind::Syslog(_) => "[[output.syslog]]",
+        OutputKind::File(_) => "[[output.file]]",
+        OutputKind::Stdout(_) => "[[output.stdout]]",
+    });
+    text.key("name", quoted(&output.name));
+    match &output.kind {
+        OutputKind::Syslog(SyslogOutput { to, framing, format }) => {
+            text.key("to", list(to));
+            text.key("framing", word(*framing));
+            text.key("format", word(*format));
+        }
+        OutputKind::File(FileOutput { path, format, rotate }) => {
+            text.key("path", quoted(path));
+            text.key("format", word(*format));
+            let size = quoted(rotate.size.map_or("off".to_owned(), show_size));
+            let age = quoted(rotate.age.map_or("off".to_owned(), show_duration));
+            let keep = rotate.keep.map_or(quoted("off"), |count| count.to_string());
+            text.key("rotate", format!("{{ size = {size}, age = {age}, keep = {keep} }}"));
+        }
+        OutputKind::Stdout(stdout) => text.key("format", word(stdout.format)),
+    }
+    let Match { input, source, facility, severity_at_least, tag } = &output.matches;
+    let facility = list(facility.iter().filter_map(|number| FACILITIES.get(usize::from(*number))));
+    let severity = severity_at_least.and_then(|number| SEVERITIES.get(usize::from(number)));
+    let severity = quoted(severity.copied().unwrap_or("debug"));
+    let (input, source, tag) = (list(input), list(source), list(tag));
+    text.key(
+        "match",
+        format!("{{ input = {input}, source = {source}, facility = {facility}, severity_at_least = {severity}, tag = {tag} }}"),
+    );
+    let (min, max) = (show_duration(output.retry.min), show_duration(output.retry.max));
+    text.key("retry", format!("{{ min = {}, max = {} }}", quoted(min), quoted(max)));
+}
+
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: impl Display) {
+        writeln!(self.0, "{line}").expect("writing to a string cannot fail");
+    }
+
+    fn table(&mut self, header: &str) {
+        self.line(format_args!("\n{header}"));
+    }
+
+    fn key(&mut self, key: &str, value: String) {
+        self.line(format_args!("{key} = {value}"));
+    }
+}
+
+fn quoted(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+fn word(value: impl Choice) -> String {
+    quoted(value.word())
+}
+
+fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(quoted).collect();
+    format!("[{}]", items.join(", "))
+}

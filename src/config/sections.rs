@@ -1,0 +1,423 @@
+//! What each table means: from the spanned tree to a [`Config`]. Limits stand here, defaults in `config.rs`.
+//!
+//! Each section takes its keys, lets the reader note what is wrong with them, and goes on with the default, so that one
+//! run finds everything. What concerns several keys is in `cross_checks.rs`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::address::{self, Listen, Target};
+use super::choice::{Acknowledge, FACILITIES, Framing, SEVERITIES};
+use super::cross_checks;
+use super::diagnostic::{Diagnostic, Severity};
+use super::reader::{Findings, Spot, Table, Value, nearest};
+use super::units::Invalid;
+use super::{
+    Config, Drain, FileOutput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded, MIB, Match, Output, OutputKind,
+    Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput, TagPattern, Timezone,
+};
+use crate::proto::position::NodeName;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest path of a Unix socket: `sun_path` without its NUL, unix(7).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The longest name of an input or output, in bytes.
+const NAME_MAX: usize = 64;
+
+/// See [`super::read`].
+pub(super) fn read(sources: &[Source], node: NodeName) -> Result<Loaded, Vec<Diagnostic>> {
+    let (loaded, diagnostics) = evaluate(sources, node, true);
+    if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(diagnostics);
+    }
+    Ok(Loaded { warnings: diagnostics, ..loaded })
+}
+
+/// What is wrong with some of the files, when the rest cannot be read.
+pub(super) fn read_incomplete(sources: &[Source], node: NodeName) -> Vec<Diagnostic> {
+    evaluate(sources, node, false).1
+}
+
+fn evaluate(sources: &[Source], node: NodeName, complete: bool) -> (Loaded, Vec<Diagnostic>) {
+    let (findings, documents) = Findings::parse(sources, complete);
+    let root = Table::root(&findings, &documents);
+    let mut spots = Spots::default();
+    let config = top_level(&findings, root, node, &mut spots);
+    cross_checks::check(&findings, &config, &spots);
+    let places = spots.places.iter().map(|(key, spot)| (key.clone(), findings.place(spot))).collect();
+    let main = sources.first().map_or(String::new(), |source| source.name.clone());
+    (Loaded { config, warnings: Vec::new(), places, main }, findings.take())
+}
+
+/// Where things stand that later checks may complain about.
+#[derive(Default)]
+pub(super) struct Spots {
+    /// By key: `data_dir`, `output.NAME.path`.
+    pub(super) places: BTreeMap<String, Spot>,
+    /// Each socket to listen on.
+    pub(super) listens: Vec<(Listen, Spot)>,
+    /// Each target of an output, with its output's name.
+    pub(super) targets: Vec<(String, Target, Spot)>,
+    /// Each input named in a `match`.
+    pub(super) inputs_matched: Vec<(String, Spot)>,
+    /// Each name of an input, and whether it was written.
+    pub(super) input_names: Vec<Named>,
+    /// Each name of an output, and whether it was written.
+    pub(super) output_names: Vec<Named>,
+}
+
+/// A name, where it or its table stands, and whether it was written there or made.
+pub(super) struct Named {
+    pub(super) name: String,
+    pub(super) kind: &'static str,
+    pub(super) spot: Option<Spot>,
+    pub(super) written: bool,
+}
+
+impl Spots {
+    fn keep(&mut self, key: impl Into<String>, table: &Table<'_>, name: &'static str) {
+        if let Some(spot) = table.spot_of(name) {
+            self.places.insert(key.into(), spot);
+        }
+    }
+}
+
+fn top_level(findings: &Findings<'_>, root: Table<'_>, node: NodeName, spots: &mut Spots) -> Config {
+    let mut config = Config::empty(node);
+    root.set("data_dir", &mut config.data_dir, path);
+    root.set("control_socket", &mut config.control_socket, socket_path);
+    spots.keep("data_dir", &root, "data_dir");
+    spots.keep("control_socket", &root, "control_socket");
+    journal(root.table("journal"), &mut config.journal, spots);
+    drain(root.table("drain"), &mut config.drain);
+
+    let inputs = root.table("input");
+    for table in inputs.tables("syslog") {
+        config.inputs.push(Input::Syslog(syslog_input(findings, table, spots)));
+    }
+    if inputs.is_empty() {
+        let fix = "add [[input.syslog]] with listen = \":514\"";
+        findings.note_missing(None, "there is no input, so nothing would come in", fix);
+    }
+    inputs.finish();
+
+    let outputs = root.table("output");
+    for table in outputs.tables("syslog") {
+        config.outputs.push(output(findings, table, "syslog", spots, syslog_output));
+    }
+    for table in outputs.tables("file") {
+        config.outputs.push(output(findings, table, "file", spots, file_output));
+    }
+    for table in outputs.tables("stdout") {
+        config.outputs.push(output(findings, table, "stdout", spots, |_, table, _, _| {
+            let mut stdout = StdoutOutput::default();
+            table.set("format", &mut stdout.format, Value::choice);
+            OutputKind::Stdout(stdout)
+        }));
+    }
+    if outputs.is_empty() {
+        let fix = "add [[output.syslog]] with to = [\"tcp://siem.example.net:514\"]";
+        findings.note_missing(None, "there is no output, so the journal would only fill", fix);
+    }
+    outputs.finish();
+
+    let admin = root.table("admin");
+    admin.set("listen", &mut config.admin.listen, |value| {
+        value.list(|item| {
+            let address = item.parse(|text| address::listen_address(text, None))?;
+            spots.listens.push((Listen { protocol: Protocol::Tcp, address }, item.spot.clone()));
+            Some(address)
+        })
+    });
+    admin.finish();
+
+    let log = root.table("log");
+    log.set("level", &mut config.log.level, Value::choice);
+    log.set("format", &mut config.log.format, Value::choice);
+    log.set("target", &mut config.log.target, Value::choice);
+    log.finish();
+
+    root.finish();
+    config
+}
+
+fn journal(table: Table<'_>, journal: &mut Journal, spots: &mut Spots) {
+    table.set("max_size", &mut journal.max_size, |value| value.size(4 * MIB..=1 << 50));
+    table.set("segment_size", &mut journal.segment_size, |value| value.size(MIB..=4 * GIB));
+    table.set("commit_interval", &mut journal.commit_interval, |value| value.duration(Duration::ZERO..=10 * SECOND));
+    table.set("when_full", &mut journal.when_full, Value::choice);
+    table.set("acknowledge", &mut journal.acknowledge, |value| {
+        let acknowledge = value.choice()?;
+        if acknowledge == Acknowledge::Replicated {
+            value.error("cannot be \"replicated\" on a node without a pair", "write \"durable\"");
+            return None;
+        }
+        Some(acknowledge)
+    });
+    spots.keep("journal.segment_size", &table, "segment_size");
+    spots.keep("journal.max_size", &table, "max_size");
+    table.finish();
+}
+
+fn drain(table: Table<'_>, drain: &mut Drain) {
+    table.set("grace", &mut drain.grace, |value| value.duration(Duration::ZERO..=300 * SECOND));
+    table.set("stop_deadline", &mut drain.stop_deadline, |value| value.duration(SECOND..=DAY));
+    table.finish();
+}
+
+fn syslog_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) -> SyslogInput {
+    let name = name(&table, "syslog", &mut spots.input_names);
+    let mut input = SyslogInput::new(name, Vec::new());
+    table.set("listen", &mut input.listen, |value| {
+        let listens = value.list(|item| {
+            let listens = item.parse(address::listen)?;
+            spots.listens.extend(listens.iter().map(|listen| (listen.clone(), item.spot.clone())));
+            Some(listens)
+        });
+        listens.map(|listens| listens.concat())
+    });
+    require(findings, &table, "listen", "listen = \":514\"");
+    table.set("max_message", &mut input.max_message, |value| {
+        value.size(480..=16 * MIB).map(|bytes| usize::try_from(bytes).expect("16 MiB fit"))
+    });
+    table.set("max_connections", &mut input.max_connections, |value| value.unless_off(Value::count));
+    table.set("idle_timeout", &mut input.idle_timeout, |value| {
+        value.unless_off(|value| value.duration(SECOND..=30 * DAY))
+    });
+    table.set("udp_rcvbuf", &mut input.udp_rcvbuf, |value| value.size(4 * KIB..=GIB));
+    table.set("allow", &mut input.allow, |value| value.list(network));
+    table.set("timezone", &mut input.timezone, |value| value.parse(timezone));
+    table.set("tag", &mut input.tag, |value| value.parse(tag));
+    table.finish();
+    input
+}
+
+fn output(
+    findings: &Findings<'_>,
+    table: Table<'_>,
+    kind: &'static str,
+    spots: &mut Spots,
+    read: impl FnOnce(&Findings<'_>, &Table<'_>, &str, &mut Spots) -> OutputKind,
+) -> Output {
+    let name = name(&table, kind, &mut spots.output_names);
+    let kind = read(findings, &table, &name, spots);
+    let output =
+        Output { matches: matches(table.table("match"), spots), retry: retry(table.table("retry")), name, kind };
+    table.finish();
+    output
+}
+
+fn syslog_output(findings: &Findings<'_>, table: &Table<'_>, name: &str, spots: &mut Spots) -> OutputKind {
+    let mut output = SyslogOutput::new(Vec::new());
+    table.set("to", &mut output.to, |value| {
+        value.list(|item| {
+            let target: Target = item.parse(str::parse)?;
+            spots.targets.push((name.to_owned(), target.clone(), item.spot.clone()));
+            Some(target)
+        })
+    });
+    require(findings, table, "to", "to = [\"tcp://siem.example.net:514\"]");
+    table.set("framing", &mut output.framing, |value| {
+        let framing = value.choice()?;
+        if framing == Framing::Octet && output.to.iter().all(|target| target.protocol == Protocol::Udp) {
+            value.warning("has no effect over UDP, where a datagram is a message", "remove it");
+        }
+        Some(framing)
+    });
+    table.set("format", &mut output.format, Value::choice);
+    OutputKind::Syslog(output)
+}
+
+fn file_output(findings: &Findings<'_>, table: &Table<'_>, name: &str, spots: &mut Spots) -> OutputKind {
+    let unset = "unset".parse().expect("a file name is a pattern");
+    let mut output = FileOutput::new(unset);
+    table.set("path", &mut output.path, |value| {
+        value.parse(|text| {
+            text.parse().map_err(|error: InvalidPathPattern| {
+                Invalid::new(error.to_string(), "write a path such as \"/var/log/remote/%Y-%m-%d.log\"")
+            })
+        })
+    });
+    require(findings, table, "path", "path = \"/var/log/remote/all.log\"");
+    spots.keep(format!("output.{name}.path"), table, "path");
+    table.set("format", &mut output.format, Value::choice);
+    output.rotate = rotate(table.table("rotate"));
+    OutputKind::File(output)
+}
+
+fn rotate(table: Table<'_>) -> Rotate {
+    let mut rotate = Rotate::default();
+    table.set("size", &mut rotate.size, |value| value.unless_off(|value| value.size(4 * KIB..=1 << 50)));
+    table.set("age", &mut rotate.age, |value| value.unless_off(|value| value.duration(SECOND..=3650 * DAY)));
+    table.set("keep", &mut rotate.keep, |value| {
+        let keep = value.unless_off(Value::count)?;
+        if keep.is_some() && rotate.size.is_none() && rotate.age.is_none() {
+            value.warning("has no effect: without size or age no new file is begun", "add size = \"100MiB\"");
+        }
+        Some(keep)
+    });
+    table.finish();
+    rotate
+}
+
+fn retry(table: Table<'_>) -> Retry {
+    let mut retry = Retry::default();
+    table.set("min", &mut retry.min, |value| value.duration(MILLISECOND..=HOUR));
+    table.set("max", &mut retry.max, |value| value.duration(MILLISECOND..=HOUR));
+    if retry.min > retry.max
+        && let Some(value) = table.get("min").or_else(|| table.get("max"))
+    {
+        let max = super::units::show_duration(retry.max);
+        value.error(format!("must not be longer than `max`, {max}"), "write a shorter one or raise `max`");
+    }
+    table.finish();
+    retry
+}
+
+fn matches(table: Table<'_>, spots: &mut Spots) -> Match {
+    let mut matches = Match::default();
+    table.set("input", &mut matches.input, |value| {
+        value.list(|item| {
+            let name = item.text()?;
+            spots.inputs_matched.push((name.clone(), item.spot.clone()));
+            Some(name)
+        })
+    });
+    table.set("source", &mut matches.source, |value| value.list(network));
+    table.set("facility", &mut matches.facility, |value| value.list(|item| item.parse(facility)));
+    table.set("severity_at_least", &mut matches.severity_at_least, |value| value.parse(severity));
+    table.set("tag", &mut matches.tag, |value| {
+        value.list(|item| {
+            item.parse(|text| {
+                TagPattern::compile(text).map_err(|error| {
+                    Invalid::new(error.to_string(), "write a pattern such as \"app.**\" or \"{a,b}.*\"")
+                })
+            })
+        })
+    });
+    table.finish();
+    matches
+}
+
+/// Notes that a key is not there, or is there and empty.
+fn require(findings: &Findings<'_>, table: &Table<'_>, key: &'static str, example: &str) {
+    match table.get(key) {
+        None => findings.note_missing(table.spot(), format!("`{key}` is missing"), format!("add {example}")),
+        Some(value) if value.items().is_empty() => value.error("is empty", format!("write {example}")),
+        Some(_) => {}
+    }
+}
+
+/// The name of an input or output; without one its kind and its number among them.
+fn name(table: &Table<'_>, kind: &'static str, names: &mut Vec<Named>) -> String {
+    let number = names.iter().filter(|named| named.kind == kind).count();
+    let mut name = format!("{kind}-{number}");
+    table.set("name", &mut name, |value| value.parse(plain_name));
+    let (written, spot) = (table.spot_of("name").is_some(), table.spot_of("name").or_else(|| table.spot().cloned()));
+    names.push(Named { name: name.clone(), kind, spot, written });
+    name
+}
+
+fn plain_name(text: &str) -> Result<String, Invalid> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if !text.is_empty() && text.len() <= NAME_MAX && text.bytes().all(allowed) {
+        return Ok(text.to_owned());
+    }
+    let mut plain: String = text.chars().map(|c| if u8::try_from(c).is_ok_and(allowed) { c } else { '-' }).collect();
+    plain.truncate(NAME_MAX);
+    let fix = if text.is_empty() { "write one or leave the key out".to_owned() } else { format!("write \"{plain}\"") };
+    Err(Invalid::new(format!("has 1 to {NAME_MAX} letters, digits, '.', '-' or '_'"), fix))
+}
+
+fn path(value: &Value<'_>) -> Option<PathBuf> {
+    value.parse(|text| match text {
+        "" => Err(Invalid::new("cannot be empty", "write a path")),
+        _ if text.contains('\0') => Err(Invalid::new("cannot hold a NUL", "write a path")),
+        _ => Ok(PathBuf::from(text)),
+    })
+}
+
+fn socket_path(value: &Value<'_>) -> Option<PathBuf> {
+    let path = path(value)?;
+    if path.as_os_str().len() > SOCKET_PATH_MAX {
+        value.error(format!("is longer than the {SOCKET_PATH_MAX} bytes of a socket's path"), "write a shorter path");
+        return None;
+    }
+    Some(path)
+}
+
+/// `"10.0.0.0/8"`, or an address for the network of that one host.
+fn network(value: &Value<'_>) -> Option<IpNet> {
+    value.parse(|text| {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let network = network.map_err(|_| Invalid::new(format!("has no network {text:?}"), "write \"10.0.0.0/8\""))?;
+        if network != network.trunc() {
+            let what = format!("has host bits set behind the prefix of {text:?}");
+            return Err(Invalid::new(what, format!("write \"{}\"", network.trunc())));
+        }
+        Ok(network)
+    })
+}
+
+fn tag(text: &str) -> Result<String, Invalid> {
+    if text.is_empty() || text.len() > 255 {
+        return Err(Invalid::new("has 1 to 255 bytes", "write \"syslog\""));
+    }
+    Ok(text.to_owned())
+}
+
+/// `"local"`, `"UTC"`, `"+02:00"` or the form of an IANA name.
+fn timezone(text: &str) -> Result<Timezone, Invalid> {
+    let digits = |text: &str, most: u32| text.len() == 2 && text.parse::<u32>().is_ok_and(|number| number <= most);
+    let offset = text.strip_prefix(['+', '-']).and_then(|text| text.split_once(':'));
+    let is_offset = offset.is_some_and(|(hours, minutes)| digits(hours, 14) && digits(minutes, 59));
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_uppercase())
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-+".contains(&b))
+    };
+    match text {
+        "local" => Ok(Timezone::Local),
+        "utc" | "Z" => Ok(Timezone::Named("UTC".to_owned())),
+        _ if is_offset || text.split('/').all(part) => Ok(Timezone::Named(text.to_owned())),
+        _ => {
+            let fix = "write \"local\", \"UTC\", an offset like \"+02:00\" or a name like \"Europe/Berlin\"";
+            Err(Invalid::new(format!("has no time zone {text:?}"), fix))
+        }
+    }
+}
+
+fn facility(text: &str) -> Result<u8, Invalid> {
+    named_number(text, "facility", &FACILITIES)
+}
+
+/// The number; `None` for `"debug"`, which is every severity.
+fn severity(text: &str) -> Result<Option<u8>, Invalid> {
+    let text = match text {
+        "emergency" | "panic" => "emerg",
+        "critical" => "crit",
+        "error" => "err",
+        "warn" => "warning",
+        "informational" => "info",
+        _ => text,
+    };
+    let number = named_number(text, "severity", &SEVERITIES)?;
+    Ok(Some(number).filter(|number| usize::from(*number) < SEVERITIES.len() - 1))
+}
+
+fn named_number(text: &str, what: &str, names: &[&str]) -> Result<u8, Invalid> {
+    let found = names.iter().position(|name| *name == text);
+    found.and_then(|number| u8::try_from(number).ok()).ok_or_else(|| {
+        let fix =
+            nearest(text, names).map_or(format!("use one of {}", names.join(", ")), |name| format!("write \"{name}\""));
+        Invalid::new(format!("has no {what} {text:?}"), fix)
+    })
+}
