@@ -27,7 +27,7 @@ pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
     let Some(file) = file(shared) else {
         return Ok(Loaded { config: Config::standalone_default(node), file: None, warnings: Vec::new() });
     };
-    match config::load(&config::files_of(&file), node) {
+    match config::files_of(&file).and_then(|files| config::load(&files, node)) {
         Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file: Some(file), warnings }),
         Err(diagnostics) => Err(refused(shared, &diagnostics)),
     }
@@ -53,7 +53,7 @@ pub(super) fn file(shared: &Shared) -> Option<PathBuf> {
 
 /// This node's name.
 pub(super) fn node(shared: &Shared) -> Result<NodeName, Failure> {
-    config::node_name(shared.node.as_deref()).map_err(|diagnostic| refused(shared, &[diagnostic]))
+    config::node_name(shared.node.as_deref()).map_err(|diagnostics| refused(shared, &diagnostics))
 }
 
 /// A refusal that shows all diagnostics.
