@@ -154,6 +154,8 @@ pub(super) struct Thread {
     next_tick: Instant,
     started: Instant,
     tick_failed: bool,
+    /// Bytes in the queue that took no room of its bound: gap messages.
+    unpaid: usize,
 }
 
 impl Thread {
@@ -168,6 +170,7 @@ impl Thread {
             next_tick: now,
             started: now,
             tick_failed: false,
+            unpaid: 0,
         }
     }
 
@@ -182,15 +185,26 @@ impl Thread {
     fn step(&mut self) -> bool {
         let open = self.gather();
         let written = self.write();
-        let committed = written.and_then(|()| self.commit_if_due());
-        if let Err(poisoned) = committed {
-            self.shared.inbox.refuse(poisoned.clone().into());
-            self.shared.set_state(State::Poisoned(poisoned));
-            return false;
-        }
+        let committed = written.and_then(|all| self.commit_if_due().map(|()| all));
+        let all = match committed {
+            Ok(all) => all,
+            Err(poisoned) => {
+                self.poison(poisoned);
+                return false;
+            }
+        };
         self.tick_if_due();
         self.shared.heartbeat.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
-        open
+        open && all
+    }
+
+    fn poison(&mut self, poisoned: Poisoned) {
+        let counters = &self.shared.counters;
+        let errors = if poisoned.is_sync() { &counters.sync_errors } else { &counters.write_errors };
+        errors.inc();
+        self.uncommitted_since = None;
+        self.shared.inbox.refuse(poisoned.clone().into());
+        self.shared.set_state(State::Poisoned(poisoned));
     }
 
     /// Waits for work and seals it; false when the inbox is closed and everything is written.
@@ -217,40 +231,47 @@ impl Thread {
             bytes += builder.len();
             taken.push((builder, at));
         }
-        queue.waiting_bytes -= bytes;
         drop(queue);
         let stamp = self.shared.stamp;
         self.batches.extend(taken.into_iter().map(|(builder, at)| builder.seal(stamp, at)));
         true
     }
 
-    /// Writes what was gathered, waiting as long as there is no room for it.
-    fn write(&mut self) -> Result<(), Poisoned> {
+    /// Writes what was gathered, waiting as long as there is no room for it; false if it was given up.
+    fn write(&mut self) -> Result<bool, Poisoned> {
         while !self.batches.is_empty() {
             let before = self.writer.appended();
-            let sizes: Vec<u32> = self.batches.iter().map(|batch| permits(batch.bytes().len())).collect();
+            let sizes: Vec<usize> = self.batches.iter().map(|batch| batch.bytes().len()).collect();
             let result = self.writer.append(&mut self.batches);
-            let written = &sizes[..sizes.len() - self.batches.len()];
-            self.shared.inbox.room.add_permits(written.iter().map(|bytes| *bytes as usize).sum());
+            self.make_room(&sizes[..sizes.len() - self.batches.len()]);
             self.publish_written(before);
             match result {
                 Ok(()) => self.shared.set_state(State::Writing),
-                Err(AppendError::Poisoned(poisoned)) => {
-                    self.shared.counters.write_errors.inc();
-                    return Err(poisoned);
-                }
+                Err(AppendError::Poisoned(poisoned)) => return Err(poisoned),
                 Err(error @ AppendError::Full { .. }) if self.shared.settings.when_full == WhenFull::DropOldest => {
-                    self.drop_oldest(&error)?;
+                    if !self.drop_oldest(&error)? {
+                        return Ok(false);
+                    }
                 }
                 Err(error) => {
                     self.shared.set_state(State::Waiting(error.to_string()));
                     if !self.wait_for_room()? {
-                        return Ok(());
+                        return Ok(false);
                     }
                 }
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Gives the room of written batches of these sizes back to the queue.
+    fn make_room(&mut self, sizes: &[usize]) {
+        let inbox = &self.shared.inbox;
+        inbox.lock().waiting_bytes -= sizes.iter().sum::<usize>();
+        let room: usize = sizes.iter().map(|bytes| permits(*bytes) as usize).sum();
+        let unpaid = room.min(self.unpaid);
+        self.unpaid -= unpaid;
+        inbox.room.add_permits(room - unpaid);
     }
 
     fn publish_written(&mut self, before: Mark) {
@@ -272,10 +293,6 @@ impl Thread {
         let inbox = &self.shared.inbox;
         let queue = inbox.lock();
         if queue.give_up_at.is_some_and(|at| Instant::now() >= at) {
-            let messages: u32 = self.batches.iter().map(Batch::messages).sum();
-            tracing::error!(messages, "received messages could not be written before the stop");
-            self.shared.counters.abandoned_messages.inc_by(messages.into());
-            self.batches.clear();
             return Ok(false);
         }
         drop(inbox.bell.wait_timeout(queue, TICK).unwrap_or_else(PoisonError::into_inner));
@@ -283,30 +300,33 @@ impl Thread {
         Ok(true)
     }
 
-    /// Makes room at the cost of the oldest messages, and leaves a message in their place that says so.
-    fn drop_oldest(&mut self, full: &AppendError) -> Result<(), Poisoned> {
-        self.trim();
-        let delivered = self.shared.delivered();
-        let dropped = match self.writer.drop_oldest() {
-            Ok(Some(begin)) => delivered.map_or(0, |delivered| begin.messages_since(delivered)),
-            Ok(None) => 0,
+    /// Makes room at the cost of the oldest messages, and leaves a message that says so; false if it is time to give up.
+    fn drop_oldest(&mut self, full: &AppendError) -> Result<bool, Poisoned> {
+        if self.trim() > 0 {
+            return Ok(true);
+        }
+        let oldest = self.shared.oldest();
+        let begin = match self.writer.drop_oldest() {
+            Ok(Some(begin)) => begin,
+            Ok(None) => oldest,
             Err(error) => {
                 self.shared.set_state(State::Waiting(format!("{full}; cannot drop the oldest segment: {error}")));
-                self.wait_for_room()?;
-                return Ok(());
+                return self.wait_for_room();
             }
         };
+        // An output that is further behind than the segment has been told of what was before it.
+        let from = self.shared.delivered().map_or(begin, |delivered| delivered.max(oldest));
+        let dropped = begin.messages_since(from);
         if dropped > 0 {
             self.shared.counters.dropped_messages.inc_by(dropped);
             tracing::warn!(dropped, "the journal is full: the oldest undelivered messages were dropped");
-            let from = delivered.unwrap_or_default().position;
-            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from);
-            let inbox = &self.shared.inbox;
-            let mut queue = inbox.lock();
+            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from.position);
             // Past the bound, by the few bytes of one message: the thread must not wait for itself.
-            inbox.push(&mut queue, builder);
+            self.unpaid += builder.len();
+            let inbox = &self.shared.inbox;
+            inbox.push(&mut inbox.lock(), builder);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn commit_if_due(&mut self) -> Result<(), Poisoned> {
@@ -321,9 +341,7 @@ impl Thread {
             return Ok(());
         }
         let before = Instant::now();
-        let durable = self.writer.commit().inspect_err(|_| {
-            self.shared.counters.sync_errors.inc();
-        })?;
+        let durable = self.writer.commit()?;
         self.shared.counters.sync_seconds.observe(before.elapsed().as_secs_f64());
         self.shared.publish_durable(durable);
         Ok(())
@@ -340,18 +358,19 @@ impl Thread {
         self.next_tick = Instant::now() + TICK;
         let marks = self.shared.marks();
         if marks != self.saved.marks {
-            self.saved.marks = marks;
-            let saved = cursors::save(&*self.shared.storage, self.shared.journal.incarnation, &mut self.saved);
+            let saved = cursors::save(&*self.shared.storage, self.shared.journal.incarnation, &mut self.saved, marks);
             self.note("save the cursors", saved.map_err(|error| error.to_string()));
         }
         self.trim();
     }
 
-    fn trim(&mut self) {
-        if let Some(delivered) = self.shared.delivered() {
-            let trimmed = self.writer.trim(delivered.position).map(|_| ());
-            self.note("trim the journal", trimmed.map_err(|error| error.to_string()));
-        }
+    /// Removes what every output has delivered; returns how many segments went.
+    fn trim(&mut self) -> usize {
+        let Some(delivered) = self.shared.delivered() else { return 0 };
+        let before = self.shared.index.totals().0;
+        let trimmed = self.writer.trim(delivered.position).map(|_| ());
+        self.note("trim the journal", trimmed.map_err(|error| error.to_string()));
+        before - self.shared.index.totals().0
     }
 
     /// Says once that housekeeping fails: it costs repeats or space, never messages.
@@ -368,11 +387,26 @@ impl Thread {
 
     fn finish(&mut self) {
         if let Err(poisoned) = self.commit() {
-            self.shared.set_state(State::Poisoned(poisoned));
+            self.poison(poisoned);
         }
+        self.abandon();
         self.tick();
         if let Err(error) = cursors::sync(&*self.shared.storage) {
             tracing::warn!(%error, "cannot sync the cursors: some messages may be delivered again");
+        }
+    }
+
+    /// Lets go of what was taken and could not be written.
+    fn abandon(&mut self) {
+        let mut queue = self.shared.inbox.lock();
+        let waiting = std::mem::take(&mut queue.waiting);
+        queue.waiting_bytes = 0;
+        drop(queue);
+        let gathered: u32 = self.batches.drain(..).map(|batch| batch.messages()).sum();
+        let messages = waiting.iter().map(|(builder, _)| builder.messages()).sum::<u32>() + gathered;
+        if messages > 0 {
+            tracing::error!(messages, "received messages could not be written before the stop");
+            self.shared.counters.abandoned_messages.inc_by(messages.into());
         }
     }
 }

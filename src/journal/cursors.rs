@@ -78,16 +78,23 @@ pub fn load(storage: &dyn Storage, incarnation: Incarnation) -> io::Result<Saved
     Ok(slots.max_by_key(|saved| saved.sequence).unwrap_or_default())
 }
 
-/// Writes `marks` into the slot that does not hold the newest; an output beyond the slot's space (about 800) is left
+/// Writes `marks` into the slot that does not hold `saved`, and then holds them in `saved`; an output beyond the slot's space (about 800) is left
 /// out, which costs it repeats.
 ///
 /// # Errors
 /// What the storage says; the older slot still stands then.
-pub fn save(storage: &dyn Storage, incarnation: Incarnation, saved: &mut Saved) -> io::Result<()> {
-    saved.sequence += 1;
-    let slot = encode(saved, incarnation);
-    let offset = (saved.sequence % 2) * SLOT_BYTES as u64;
-    storage.write_at(FILE, offset, &[IoSlice::new(&slot)])
+pub fn save(
+    storage: &dyn Storage,
+    incarnation: Incarnation,
+    saved: &mut Saved,
+    marks: BTreeMap<String, Mark>,
+) -> io::Result<()> {
+    let next = Saved { sequence: saved.sequence + 1, marks };
+    let offset = (next.sequence % 2) * SLOT_BYTES as u64;
+    storage.write_at(FILE, offset, &[IoSlice::new(&encode(&next, incarnation))])?;
+    // Only now: after a failure the same slot is tried again, because the other one is the only one that is sound.
+    *saved = next;
+    Ok(())
 }
 
 /// Makes the saved cursors safe against loss of power; for an orderly end.

@@ -4,19 +4,25 @@
 //! message, the backlog after an outage and the start after a crash take this same path: there is no tail in memory
 //! beside the file.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Shared;
 use super::index::Place;
 use super::segment::{self, Found, HEADER_LEN, Scan};
+use super::storage::{Storage, is_shortage};
 use crate::proto::batch::{Batch, BatchError};
 use crate::proto::position::{Mark, Position};
 
 /// Bytes read in one call.
 const READ_BYTES: usize = 1024 * 1024;
+
+/// Wait before a read that failed for want of a file descriptor is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What a reader found.
 #[derive(Clone, Debug)]
@@ -41,7 +47,7 @@ pub enum SkipCause {
     Gone,
     /// The bytes changed on the disk.
     Damaged(BatchError),
-    /// The disk answered with an error.
+    /// The disk answered with an error, also when asked page by page.
     Unreadable,
 }
 
@@ -51,12 +57,13 @@ pub struct Reader {
     shared: Arc<Shared>,
     durable: watch::Receiver<Mark>,
     at: Position,
-    buffer: BytesMut,
+    /// The memory of the last read. It is used again once the batches in it are dropped, without being cleared.
+    last: Bytes,
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, at: Position) -> Reader {
-        Reader { durable: shared.durable.subscribe(), shared, at, buffer: BytesMut::new() }
+        Reader { durable: shared.durable.subscribe(), shared, at, last: Bytes::new() }
     }
 
     /// Where the reader stands: everything before was given out or skipped.
@@ -82,13 +89,12 @@ impl Reader {
             let durable = self.durable.borrow_and_update().position;
             match self.shared.index.find(self.at) {
                 _ if durable <= self.at => {}
-                Place::End => {}
+                // The journal's end was moved behind what was delivered and lost: there is nothing up to there.
+                Place::End => return self.skip(durable, SkipCause::Gone),
                 Place::GapUntil(to) => return self.skip(to.min(durable), SkipCause::Gone),
                 Place::In(segment) => {
                     let end = segment.end.min(durable);
-                    if let Some(read) = self.read(segment.start.position, end).await {
-                        return read;
-                    }
+                    return self.read(segment.start.position, end).await;
                 }
             }
             if self.durable.changed().await.is_err() {
@@ -104,52 +110,56 @@ impl Reader {
         Read::Skipped { from, to, cause }
     }
 
-    /// Reads from the segment at `start` up to `end`; `None` if the segment went away meanwhile.
-    async fn read(&mut self, start: Position, end: Position) -> Option<Read> {
+    /// Reads from the segment at `start` up to `end`.
+    async fn read(&mut self, start: Position, end: Position) -> Read {
         let available = end.bytes_since(self.at) as usize;
         let mut want = available.min(READ_BYTES);
         loop {
-            let bytes = match self.fetch(start, want).await {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                    // Trimmed under us. Without a turn through the index this could spin; with it, it is a gap.
-                    return Some(self.skip(end, SkipCause::Gone));
-                }
+            let fetched = match self.fetch(start, want).await {
+                Ok(fetched) => fetched,
+                // Trimmed or dropped under us.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return self.skip(end, SkipCause::Gone),
                 Err(error) => {
-                    tracing::error!(%error, position = %self.at, "cannot read the journal");
+                    tracing::warn!(%error, position = %self.at, "cannot read the journal; trying again");
                     self.shared.counters.read_errors.inc();
-                    return Some(self.skip(end, SkipCause::Unreadable));
+                    tokio::time::sleep(RETRY).await;
+                    continue;
                 }
             };
-            let (batches, rest) = self.decode(bytes);
+            let bytes = fetched.bytes.clone();
+            let (batches, rest) = self.decode(fetched.bytes);
             if !batches.is_empty() {
-                return Some(Read::Batches(batches));
+                return Read::Batches(batches);
             }
             match rest {
                 BatchError::Incomplete { needed } if needed > want && needed <= available => want = needed,
                 // The whole rest of the segment is needed to find the way past the damage.
                 _ if want < available => want = available,
-                cause => return Some(self.skip_damage(start, end, cause).await),
+                cause => return self.skip_damage(bytes, fetched.unreadable, end, cause),
             }
         }
     }
 
     /// Bytes from the reader's position on. On a thread of its own, because a backlog may have to come from the disk.
-    async fn fetch(&mut self, start: Position, want: usize) -> std::io::Result<Bytes> {
+    async fn fetch(&mut self, start: Position, want: usize) -> io::Result<Fetched> {
         let storage = self.shared.storage.clone();
         let offset = HEADER_LEN as u64 + self.at.bytes_since(start);
-        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut buffer = std::mem::take(&mut self.last).try_into_mut().unwrap_or_default();
         let read = tokio::task::spawn_blocking(move || {
-            buffer.resize(want, 0);
-            let read = storage.read_at(&segment::file_name(start), offset, &mut buffer);
+            if buffer.len() < want {
+                buffer.resize(want, 0);
+            }
+            let read = salvage(&*storage, &segment::file_name(start), offset, &mut buffer[..want]);
             (buffer, read)
         });
-        let (mut buffer, read) = read.await.map_err(std::io::Error::other)?;
-        buffer.truncate(read?);
-        let bytes = buffer.split().freeze();
-        // Once the batches are dropped, the allocation comes back with the next `resize`.
-        self.buffer = buffer;
-        Ok(bytes)
+        let (buffer, read) = read.await.map_err(io::Error::other)?;
+        self.last = buffer.freeze();
+        let (filled, unreadable) = read?;
+        if let Some(error) = &unreadable {
+            tracing::error!(%error, position = %self.at, "a part of the journal cannot be read");
+            self.shared.counters.read_errors.inc();
+        }
+        Ok(Fetched { bytes: self.last.slice(..filled), unreadable: unreadable.is_some() })
     }
 
     /// Takes the batches at the front and moves on behind them; also says what stopped it.
@@ -167,17 +177,59 @@ impl Reader {
         }
     }
 
-    async fn skip_damage(&mut self, start: Position, end: Position, cause: BatchError) -> Read {
-        let want = end.bytes_since(self.at) as usize;
-        let to = match self.fetch(start, want).await {
-            Err(_) => end,
-            Ok(bytes) => match Scan::new(bytes, self.at, self.shared.stamp).next() {
-                Some(Found::Damage { to, .. }) => to,
-                _ => end,
-            },
+    /// Goes on at the next sound batch in `bytes`, the whole rest of the segment, or at its end.
+    fn skip_damage(&mut self, bytes: Bytes, unreadable: bool, end: Position, cause: BatchError) -> Read {
+        let to = match Scan::new(bytes, self.at, self.shared.stamp).next() {
+            Some(Found::Damage { to, .. }) => to,
+            _ => end,
         };
         tracing::error!(from = %self.at, %to, %cause, "the journal is damaged here; skipped");
         self.shared.counters.checksum_errors.inc();
-        self.skip(to, SkipCause::Damaged(cause))
+        self.skip(to, if unreadable { SkipCause::Unreadable } else { SkipCause::Damaged(cause) })
     }
+}
+
+struct Fetched {
+    bytes: Bytes,
+    /// Whether some of the bytes are zeros in the place of what the disk did not give.
+    unreadable: bool,
+}
+
+/// Fills `buffer` with what can be read of it and zeros for the pages that cannot; says why if there are any. One bad
+/// sector then costs the batches that touch it, found as damage, and not the whole segment.
+fn salvage(
+    storage: &dyn Storage,
+    name: &str,
+    offset: u64,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<io::Error>)> {
+    const PAGE_BYTES: usize = 4096;
+    let passes = |error: &io::Error| error.kind() == io::ErrorKind::NotFound || is_shortage(error);
+    match storage.read_at(name, offset, buffer) {
+        Err(error) if !passes(&error) => {}
+        read => return read.map(|filled| (filled, None)),
+    }
+    let mut filled = 0;
+    let mut unreadable = None;
+    while filled < buffer.len() {
+        let at = offset + filled as u64;
+        let page = &mut buffer[filled..];
+        let length = (PAGE_BYTES - (at % PAGE_BYTES as u64) as usize).min(page.len());
+        let page = &mut page[..length];
+        match storage.read_at(name, at, page) {
+            Ok(read) => {
+                filled += read;
+                if read < length {
+                    break;
+                }
+            }
+            Err(error) if passes(&error) => return Err(error),
+            Err(error) => {
+                page.fill(0);
+                filled += length;
+                unreadable = Some(error);
+            }
+        }
+    }
+    Ok((filled, unreadable))
 }

@@ -2,19 +2,19 @@
 //!
 //! The segments are the only truth. Each is judged by three questions, and [`decide`] is the whole answer:
 //!
-//! | header | is it the last? | sound batches in it? | what happens |
+//! | header | is it the last? | bytes behind it? | what happens |
 //! |---|---|---|---|
 //! | sound | no | – | kept; it was synced whole before the next one was made, so readers find damage if there is any |
 //! | sound | yes | – | scanned; bytes after the last sound batch are a torn tail and are cut; writing goes on here |
-//! | damaged | no | yes | kept; its batches prove themselves |
-//! | damaged | no | no | kept, reported: a gap for readers, something for `journal verify` to look at |
+//! | damaged | no | – | kept, reported; batches in it prove themselves, the rest is a gap for readers |
 //! | damaged | yes | yes | kept as it is, its tail not cut; writing goes on in a new segment |
-//! | damaged | yes | no | removed: it was being made when the node died, and nothing was ever promised in it |
+//! | damaged | yes | no | it was being made when the node died, nothing was ever promised in it: the writer makes it anew |
 //! | newer or foreign | – | – | the journal is refused (exit status 78) |
 //!
-//! Bytes between two segments are a gap that is reported, not an end. The journal's end never goes below a cursor: if
-//! bytes that were delivered are gone, writing goes on behind them, so that no position ever means two messages.
-//! Recovering twice gives the same as recovering once.
+//! Bytes between two segments are a gap that is reported, not an end. A file that has neither a sound header nor a sound
+//! batch and stands where another segment has bytes is none of ours: reported and left alone. The journal's end never
+//! goes below a cursor: if bytes that were delivered are gone, writing goes on behind them, so that no position ever
+//! means two messages. Recovering twice gives the same as recovering once, which is why no file is removed here.
 
 use std::io;
 
@@ -51,6 +51,16 @@ pub enum OpenError {
         found: String,
         /// Who asks.
         expected: NodeName,
+    },
+    /// Its segments are of two journals: a directory was copied into another one. Exit status 78.
+    #[error("{file} belongs to journal {found}, but others beside it to {expected}; move one of the two journals away")]
+    Mixed {
+        /// The segment.
+        file: String,
+        /// The journal it names.
+        found: JournalId,
+        /// The journal that the oldest segment names.
+        expected: JournalId,
     },
     /// Another process has it open.
     #[error("another twinlog process holds the journal in {0}")]
@@ -112,7 +122,7 @@ pub enum Finding {
         /// The segment's file.
         file: String,
     },
-    /// A segment without header or batches, left from a crash while it was made, was removed.
+    /// A segment without header or batches, left from a crash while it was made; it is made anew.
     Unborn {
         /// The segment's file.
         file: String,
@@ -126,7 +136,7 @@ impl std::fmt::Display for Finding {
             Finding::Damage { from, to } => write!(f, "damage from position {from} to {to} is skipped"),
             Finding::Missing { from, to } => write!(f, "no segment holds positions {from} to {to}"),
             Finding::BadHeader { file } => write!(f, "{file} has a damaged header"),
-            Finding::Unborn { file } => write!(f, "{file} was never finished and was removed"),
+            Finding::Unborn { file } => write!(f, "{file} was never finished and is made anew"),
         }
     }
 }
@@ -138,19 +148,19 @@ pub enum Verdict {
     Keep,
     /// Cut its tail and go on writing in it.
     Continue,
-    /// Delete the file.
-    Remove,
+    /// Write a new segment over it.
+    Remake,
 }
 
 /// The table in the module's head.
 #[must_use]
-pub fn decide(header_sound: bool, last: bool, has_batches: bool) -> Verdict {
-    match (header_sound, last, has_batches) {
+pub fn decide(header_sound: bool, last: bool, has_bytes: bool) -> Verdict {
+    match (header_sound, last, has_bytes) {
         (true, false, _) => Verdict::Keep,
         (true, true, _) => Verdict::Continue,
         (false, false, _) => Verdict::Keep,
         (false, true, true) => Verdict::Keep,
-        (false, true, false) => Verdict::Remove,
+        (false, true, false) => Verdict::Remake,
     }
 }
 
@@ -178,60 +188,68 @@ pub struct Recovered {
 /// # Errors
 /// See [`OpenError`].
 pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Result<Recovered, OpenError> {
-    let files = list(storage)?;
     let mut findings = Vec::new();
-    let mut heads = Vec::new();
-    for (start, length) in &files {
-        heads.push(read_head(storage, node, *start, *length)?);
+    let mut files = Vec::new();
+    for (start, length) in list(storage)? {
+        let header = read_head(storage, node, start, length)?;
+        files.push(File { start, body: length.saturating_sub(HEADER_LEN as u64), header, walk: None });
     }
-    let known = heads.iter().find_map(|head| head.as_ref().map(|header| header.journal.incarnation));
-    let incarnation = match known {
-        Some(incarnation) => incarnation,
-        None => incarnation_from_batches(storage, node, &files)?.unwrap_or(fresh),
-    };
-    let journal = JournalId { node: node.clone(), incarnation };
+    let journal = identify(storage, node, &files, fresh)?;
     let stamp = Stamp::from(&journal);
+    for file in files.iter_mut().filter(|file| file.header.is_none()) {
+        file.walk = Some(walk(storage, file.start, file.body, stamp)?);
+        findings.push(Finding::BadHeader { file: segment::file_name(file.start) });
+    }
+    let mut covered = Position::ZERO;
+    files.retain(|file| {
+        let ours = file.header.is_some() || file.has_batches() || file.start >= covered;
+        if ours {
+            covered = file.end();
+        }
+        ours
+    });
+    // Whole segments are read only where it matters what is in them: the last one, and where the next one cannot say
+    // with how many messages it begins.
+    for index in 0..files.len() {
+        let told = files.get(index + 1).is_some_and(|next| next.header.is_some());
+        if !told && files[index].walk.is_none() {
+            files[index].walk = Some(walk(storage, files[index].start, files[index].body, stamp)?);
+        }
+    }
     let mut segments: Vec<Segment> = Vec::new();
     let mut end = Mark::default();
     let mut continues = false;
-    for (index, (&(start, length), head)) in files.iter().zip(&heads).enumerate() {
-        let name = segment::file_name(start);
-        let last = index + 1 == files.len();
-        let body = length.saturating_sub(HEADER_LEN as u64);
-        if head.is_none() {
-            findings.push(Finding::BadHeader { file: name.clone() });
+    let count = files.len();
+    for (index, file) in files.into_iter().enumerate() {
+        let name = segment::file_name(file.start);
+        let last = index + 1 == count;
+        match segments.last_mut() {
+            Some(_) if file.start > end.position => {
+                findings.push(Finding::Missing { from: end.position, to: file.start });
+            }
+            // The previous file has grown since it was sealed.
+            Some(previous) => previous.end = previous.end.min(file.start),
+            None => {}
         }
-        if start > end.position && !segments.is_empty() {
-            findings.push(Finding::Missing { from: end.position, to: start });
-        }
-        // Whole segments are read only where the table needs to know: the last one, or a damaged header.
-        let walk = match head {
-            Some(_) if !last => None,
-            _ => Some(walk(storage, &name, start, body, stamp)?),
-        };
-        let has_batches = walk.as_ref().is_some_and(|walk| walk.first.is_some());
-        let verdict = decide(head.is_some(), last, has_batches);
-        if verdict == Verdict::Remove {
-            findings.pop();
-            findings.push(Finding::Unborn { file: name.clone() });
-            storage.remove(&name).map_err(OpenError::io("remove", &name))?;
-            storage.sync_directory().map_err(OpenError::io("sync the directory of", &name))?;
-            end = end.max(Mark { position: start, ordinal: end.ordinal });
+        let verdict = decide(file.header.is_some(), last, file.body > 0);
+        if verdict == Verdict::Remake {
+            findings.retain(|finding| !matches!(finding, Finding::BadHeader { file } if *file == name));
+            findings.push(Finding::Unborn { file: name });
+            end.position = file.start;
             continue;
         }
-        let first = head.as_ref().map(|header| header.start).or(walk.as_ref().and_then(|walk| walk.first));
-        let ordinal = first.map_or(end.ordinal, |mark| mark.ordinal);
-        let mut segment = Segment { start: Mark { position: start, ordinal }, end: start.advance(body) };
+        let ordinal = file.first_ordinal().unwrap_or(end.ordinal);
+        let mut segment = Segment { start: Mark { position: file.start, ordinal }, end: file.end() };
         end = Mark { position: segment.end, ordinal };
-        if let Some(walk) = walk {
+        if let Some(walk) = file.walk {
             findings.extend(walk.findings);
             end.ordinal = walk.end.map_or(ordinal, |mark| mark.ordinal);
             if verdict == Verdict::Continue {
-                let sound = walk.end.map_or(start, |mark| mark.position);
+                let sound = walk.end.map_or(file.start, |mark| mark.position);
                 let torn = segment.end.bytes_since(sound);
                 if torn > 0 {
                     findings.push(Finding::TornTail { from: sound, bytes: torn });
-                    let keep = HEADER_LEN as u64 + sound.bytes_since(start);
+                    let keep = HEADER_LEN as u64 + sound.bytes_since(file.start);
                     storage.truncate(&name, keep).map_err(OpenError::io("cut the torn tail of", &name))?;
                 }
                 segment.end = sound;
@@ -245,13 +263,62 @@ pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Re
         }
         segments.push(segment);
     }
-    let saved = cursors::load(storage, incarnation).map_err(OpenError::io("read", "cursors"))?;
+    // The last segment's name may be as unsafe as its content.
+    storage.sync_directory().map_err(OpenError::io("sync the directory of", "the journal"))?;
+    let saved = cursors::load(storage, journal.incarnation).map_err(OpenError::io("read", "cursors"))?;
     if let Some(furthest) = saved.marks.values().max().filter(|mark| mark.position > end.position) {
         findings.push(Finding::Missing { from: end.position, to: furthest.position });
         end = Mark { position: furthest.position, ordinal: furthest.ordinal.max(end.ordinal) };
         continues = false;
     }
     Ok(Recovered { journal, segments, continues, end, saved, findings })
+}
+
+/// A segment's file while it is judged.
+struct File {
+    start: Position,
+    /// Bytes behind the header.
+    body: u64,
+    header: Option<Header>,
+    /// What is in it, where that was looked at.
+    walk: Option<Walk>,
+}
+
+impl File {
+    fn end(&self) -> Position {
+        self.start.advance(self.body)
+    }
+
+    fn has_batches(&self) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.first.is_some())
+    }
+
+    fn first_ordinal(&self) -> Option<u64> {
+        let batch = self.walk.as_ref().and_then(|walk| walk.first);
+        self.header.as_ref().map(|header| header.start).or(batch).map(|mark| mark.ordinal)
+    }
+}
+
+/// Which journal these segments are of: as the headers say, or else the batches; `fresh` if nothing says anything.
+fn identify(
+    storage: &dyn Storage,
+    node: &NodeName,
+    files: &[File],
+    fresh: Incarnation,
+) -> Result<JournalId, OpenError> {
+    let mut named = files.iter().filter_map(|file| Some((file, &file.header.as_ref()?.journal)));
+    let Some((_, expected)) = named.next() else {
+        let incarnation = incarnation_from_batches(storage, node, files)?.unwrap_or(fresh);
+        return Ok(JournalId { node: node.clone(), incarnation });
+    };
+    match named.find(|(_, found)| *found != expected) {
+        None => Ok(expected.clone()),
+        Some((file, found)) => Err(OpenError::Mixed {
+            file: segment::file_name(file.start),
+            found: found.clone(),
+            expected: expected.clone(),
+        }),
+    }
 }
 
 /// The segments of a directory by position, with their lengths.
@@ -291,12 +358,11 @@ fn read_head(
 fn incarnation_from_batches(
     storage: &dyn Storage,
     node: &NodeName,
-    files: &[(Position, u64)],
+    files: &[File],
 ) -> Result<Option<Incarnation>, OpenError> {
     let node_hash = crc32c::crc32c(node.as_str().as_bytes());
-    for &(start, length) in files {
-        let name = segment::file_name(start);
-        let bytes = read_body(storage, &name, length.saturating_sub(HEADER_LEN as u64))?;
+    for &File { start, body, .. } in files {
+        let bytes = read_body(storage, &segment::file_name(start), body)?;
         for at in memchr::memmem::find_iter(&bytes, &batch::MAGIC) {
             let Ok(head) = batch::peek(&bytes[at..]) else { continue };
             let stamp = Stamp { node_hash, ..head.stamp };
@@ -314,8 +380,9 @@ struct Walk {
     findings: Vec<Finding>,
 }
 
-fn walk(storage: &dyn Storage, name: &str, start: Position, body: u64, stamp: Stamp) -> Result<Walk, OpenError> {
-    let bytes = read_body(storage, name, body)?;
+fn walk(storage: &dyn Storage, start: Position, body: u64, stamp: Stamp) -> Result<Walk, OpenError> {
+    let name = segment::file_name(start);
+    let bytes = read_body(storage, &name, body)?;
     let mut walk = Walk { first: None, end: None, findings: Vec::new() };
     for found in Scan::new(bytes, start, stamp) {
         match found {
@@ -325,7 +392,7 @@ fn walk(storage: &dyn Storage, name: &str, start: Position, body: u64, stamp: St
             }
             Found::Damage { from, to, .. } => walk.findings.push(Finding::Damage { from, to }),
             Found::Tail { cause: cause @ BatchError::Version(_), .. } => {
-                return Err(OpenError::Newer { file: name.to_owned(), cause: cause.to_string() });
+                return Err(OpenError::Newer { file: name, cause: cause.to_string() });
             }
             Found::Tail { .. } => {}
         }
@@ -345,11 +412,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_sound_batch_is_ever_removed_and_only_a_sound_last_segment_is_written_on() {
+    fn no_byte_behind_a_header_is_ever_written_over_and_only_a_sound_last_segment_is_written_on() {
         for case in 0..8 {
-            let (header, last, batches) = (case & 1 > 0, case & 2 > 0, case & 4 > 0);
-            match decide(header, last, batches) {
-                Verdict::Remove => assert!(!batches && !header && last),
+            let (header, last, bytes) = (case & 1 > 0, case & 2 > 0, case & 4 > 0);
+            match decide(header, last, bytes) {
+                Verdict::Remake => assert!(!bytes && !header && last),
                 Verdict::Continue => assert!(header && last),
                 Verdict::Keep => {}
             }

@@ -100,13 +100,14 @@ pub fn file_name(position: Position) -> String {
     format!("{:016x}.seg", position.0)
 }
 
-/// Where the segment of this name starts; `None` for any other file.
+/// Where the segment of this name starts; `None` for any other file, and for a place that no journal ever reaches (it
+/// would take 2^63 bytes): sums of a position and a length need no check then.
 #[must_use]
 pub fn position_of(name: &str) -> Option<Position> {
     let digits = name.strip_suffix(".seg")?;
     let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     (digits.len() == 16 && digits.bytes().all(lower_hex))
-        .then(|| u64::from_str_radix(digits, 16).ok().map(Position))
+        .then(|| u64::from_str_radix(digits, 16).ok().filter(|position| *position < 1 << 63).map(Position))
         .flatten()
 }
 
@@ -226,7 +227,9 @@ mod tests {
     #[test]
     fn only_segments_have_a_position() {
         assert_eq!(position_of(&file_name(Position(0xabc))), Some(Position(0xabc)));
-        for other in ["cursors", "lock", "abc.seg", "0000000000000ABC.seg", "+000000000000abc.seg"] {
+        for other in
+            ["cursors", "lock", "abc.seg", "0000000000000ABC.seg", "+000000000000abc.seg", "ffffffffffffffff.seg"]
+        {
             assert_eq!(position_of(other), None, "{other}");
         }
     }

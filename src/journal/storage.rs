@@ -40,6 +40,8 @@ pub trait Storage: Send + Sync {
 #[derive(Debug)]
 pub struct FileStorage {
     directory: PathBuf,
+    /// The directory itself, held open: to sync it must not need a file descriptor that a flood of senders took.
+    handle: File,
     open: Mutex<HashMap<String, Arc<File>>>,
     writable: bool,
     _lock: Option<Flock<File>>,
@@ -51,14 +53,22 @@ impl FileStorage {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if another process holds the directory; else what the system says.
     pub fn open(directory: &Path) -> io::Result<FileStorage> {
-        std::fs::create_dir_all(directory)?;
+        if !directory.is_dir() {
+            std::fs::create_dir_all(directory)?;
+            // A new directory is safe once its parent knows it.
+            File::open(directory.join(".."))?.sync_all()?;
+        }
         let lock =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o640).open(directory.join("lock"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
-        let storage =
-            FileStorage { directory: directory.into(), open: Mutex::default(), writable: true, _lock: Some(lock) };
-        storage.sync_directory()?;
-        Ok(storage)
+        let handle = File::open(directory)?;
+        Ok(FileStorage {
+            directory: directory.into(),
+            handle,
+            open: Mutex::default(),
+            writable: true,
+            _lock: Some(lock),
+        })
     }
 
     /// Opens `directory` for looking only, also while a daemon writes to it.
@@ -66,8 +76,8 @@ impl FileStorage {
     /// # Errors
     /// What the system says, foremost that there is no such directory.
     pub fn open_read_only(directory: &Path) -> io::Result<FileStorage> {
-        std::fs::read_dir(directory)?;
-        Ok(FileStorage { directory: directory.into(), open: Mutex::default(), writable: false, _lock: None })
+        let handle = File::open(directory)?;
+        Ok(FileStorage { directory: directory.into(), handle, open: Mutex::default(), writable: false, _lock: None })
     }
 
     fn file(&self, name: &str) -> io::Result<Arc<File>> {
@@ -107,7 +117,7 @@ impl Storage for FileStorage {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o640).open(&path)?;
         // Blocks now, length later: running out of space happens here, where nothing has been taken in yet, and the
         // file's length still says how far it was written.
-        let reserved = fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, reserve as i64);
+        let reserved = uninterrupted(|| fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, reserve as i64));
         match reserved {
             Ok(()) | Err(Errno::EOPNOTSUPP) => {}
             Err(errno) => {
@@ -126,7 +136,7 @@ impl Storage for FileStorage {
         let file = self.file(name)?;
         for parts in parts.chunks(PARTS_MAX) {
             let length: usize = parts.iter().map(|part| part.len()).sum();
-            let mut written = pwritev(file.as_fd(), parts, offset as i64)?;
+            let mut written = uninterrupted(|| pwritev(file.as_fd(), parts, offset as i64))?;
             // A short write is rare (the disk fills up); the rest goes piece by piece, and shows the error if any.
             let mut skip = written;
             for part in parts {
@@ -165,17 +175,31 @@ impl Storage for FileStorage {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.directory.join(name))?;
+        // Afterwards: a reader that opened the file in between would keep its space for ever.
         self.forget(name);
-        std::fs::remove_file(self.directory.join(name))
+        Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        File::open(&self.directory)?.sync_all()
+        self.handle.sync_all()
     }
 }
 
-/// Whether an error means that the disk is full: wait for space, nothing is broken.
+/// Repeats a call that a signal interrupted.
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Whether an error means that something ran out which may come back (space, quota, file descriptors): wait for it,
+/// nothing is broken.
 #[must_use]
-pub fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::ENOSPC | Errno::EDQUOT))
+pub fn is_shortage(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE))
 }

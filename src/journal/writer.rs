@@ -13,7 +13,7 @@ use super::cursors;
 use super::index::Index;
 use super::recovery::{OpenError, Recovered, Segment};
 use super::segment::{self, HEADER_LEN, Header};
-use super::storage::{Storage, is_no_space};
+use super::storage::{Storage, is_shortage};
 use crate::proto::batch::Batch;
 use crate::proto::position::{JournalId, Mark, Position};
 
@@ -22,7 +22,7 @@ use crate::proto::position::{JournalId, Mark, Position};
 pub struct Limits {
     /// Size at which a segment is sealed; a batch larger than this makes a segment of its own.
     pub segment_size: u64,
-    /// Largest sum of all segments.
+    /// Largest sum of all segments; two are always allowed.
     pub max_size: u64,
 }
 
@@ -37,8 +37,8 @@ pub enum AppendError {
         /// Bytes allowed.
         max_size: u64,
     },
-    /// The file system has no space; the same call succeeds when it has.
-    #[error("no space on the journal's file system: {0}")]
+    /// The file system has no space, or the process no file descriptor; the same call succeeds when it has.
+    #[error("no space for the journal: {0}")]
     NoSpace(#[source] io::Error),
     /// A write or a sync failed: nothing is promised any more, ever.
     #[error(transparent)]
@@ -55,6 +55,16 @@ pub struct Poisoned {
     /// What the system said.
     pub cause: String,
 }
+
+impl Poisoned {
+    /// Whether it was a sync that failed.
+    #[must_use]
+    pub fn is_sync(&self) -> bool {
+        self.action == SYNC
+    }
+}
+
+const SYNC: &str = "sync";
 
 /// Writes one journal.
 pub struct Writer {
@@ -144,7 +154,10 @@ impl Writer {
     }
 
     fn has_room_for(&self, batch: &Batch) -> bool {
-        self.open && self.used() + batch.bytes().len() as u64 <= self.limits.segment_size
+        let used = self.used();
+        // An empty segment takes any batch: the next one would start, and be named, where it does.
+        let empty = used == HEADER_LEN as u64;
+        self.open && (empty || used + batch.bytes().len() as u64 <= self.limits.segment_size)
     }
 
     /// How many of the batches go into the segment at hand; the first always does.
@@ -180,9 +193,15 @@ impl Writer {
         self.commit()?;
         let reserve = self.limits.segment_size.max(HEADER_LEN as u64 + first_batch);
         let bytes = self.bytes();
-        if bytes + reserve > self.limits.max_size && self.index.first().is_some() {
+        // A journal of one segment is never full: that one is not removed before there is another.
+        if bytes + reserve > self.limits.max_size && self.index.second_start().is_some() {
             return Err(AppendError::Full { bytes, max_size: self.limits.max_size });
         }
+        let last = self.index.last();
+        assert!(
+            last.is_none_or(|last| last.start.position < self.appended.position),
+            "no two segments start at the same place"
+        );
         let name = segment::file_name(self.appended.position);
         let header = Header { journal: self.journal.clone(), start: self.appended }.encode();
         let created = self.storage.create(&name, reserve);
@@ -191,7 +210,6 @@ impl Writer {
         self.judge("write a segment's header", written)?;
         self.sync_or_poison(|storage| storage.sync(&name))?;
         self.sync_or_poison(|storage| storage.sync_directory())?;
-        // A segment that starts where another does would shadow it; recovery never leaves one without batches behind.
         self.index.push(Segment { start: self.appended, end: self.appended.position });
         self.open = true;
         Ok(())
@@ -214,13 +232,13 @@ impl Writer {
     }
 
     fn sync_or_poison(&mut self, sync: impl FnOnce(&dyn Storage) -> io::Result<()>) -> Result<(), Poisoned> {
-        sync(&*self.storage).map_err(|error| self.poison("sync", &error))
+        sync(&*self.storage).map_err(|error| self.poison(SYNC, &error))
     }
 
     fn judge(&mut self, action: &'static str, result: io::Result<()>) -> Result<(), AppendError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error) if is_no_space(&error) => Err(AppendError::NoSpace(error)),
+            Err(error) if is_shortage(&error) => Err(AppendError::NoSpace(error)),
             Err(error) => Err(self.poison(action, &error).into()),
         }
     }

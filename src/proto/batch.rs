@@ -156,10 +156,12 @@ impl BatchBuilder {
     /// Adds one message from the origin in force.
     ///
     /// # Panics
-    /// If no origin was set, or the payload is longer than [`BODY_BYTES_MAX`]: inputs bound their messages far below.
+    /// If no origin was set, or the body would be longer than [`BODY_BYTES_MAX`], which no reader would take: inputs bound
+    /// their messages far below, and append a builder when it is full.
     pub fn push(&mut self, flags: Flags, payload: &[u8]) {
         assert!(self.origin.1 > 0, "a message has an origin");
-        assert!(payload.len() <= BODY_BYTES_MAX - 128 * 1024, "inputs bound their messages");
+        let length = self.bytes.len() + ITEM_HEADER_LEN + payload.len();
+        assert!(length <= HEADER_LEN + BODY_BYTES_MAX, "inputs bound their messages, and their batches");
         self.push_item_header(KIND_SYSLOG, flags, payload.len());
         self.bytes.extend_from_slice(payload);
         self.messages += 1;
@@ -526,6 +528,16 @@ mod tests {
             let cut = good.bytes().slice(..length);
             assert!(matches!(Batch::decode(&cut), Err(BatchError::Incomplete { needed }) if needed > length));
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "inputs bound")]
+    fn a_batch_that_no_reader_would_take_is_not_built() {
+        let mut builder = BatchBuilder::new();
+        builder.set_origin(&origin(1, "net"));
+        let half = vec![0; BODY_BYTES_MAX / 2];
+        builder.push(Flags::NONE, &half);
+        builder.push(Flags::NONE, &half);
     }
 
     #[test]

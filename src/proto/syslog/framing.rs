@@ -152,6 +152,21 @@ impl Framer {
     /// The caller drops `consumed` bytes after each step and goes on until [`Step::NeedMore`] or [`Step::Close`].
     #[inline]
     pub fn next<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
+        // Nearly every frame of a busy connection is a line that starts with `<` and is here to its end.
+        if let State::Start = self.state
+            && input.first() == Some(&b'<')
+            && let Some(end) = memchr2(b'\n', 0, &input[..input.len().min(self.max_message + 1)])
+        {
+            self.counting = false;
+            self.started = true;
+            let end_of_text = end - usize::from(input[end - 1] == b'\r');
+            return Step::Frame { payload: &input[..end_of_text], flags: Flags::NONE, consumed: end + 1 };
+        }
+        self.step(input)
+    }
+
+    /// [`Framer::next`] for everything else.
+    fn step<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
         let step = match self.state {
             State::Start => self.start(input),
             State::Line { searched } => self.line(input, 0, searched),
@@ -179,16 +194,8 @@ impl Framer {
         }
     }
 
-    #[inline]
+    /// F1, F2 and F7.
     fn start<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
-        match input.first() {
-            Some(b'<') => self.line(input, 0, 0),
-            _ => self.unusual_start(input),
-        }
-    }
-
-    /// F1, F2 and F7. Out of line: nearly every frame starts with `<`.
-    fn unusual_start<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
         if !self.started && input.first() == Some(&0x16) {
             match input.get(1) {
                 None => return Step::NeedMore { consumed: 0 },
@@ -241,7 +248,6 @@ impl Framer {
     }
 
     /// The line that begins at `begin`; its first `searched` bytes hold no line end.
-    #[inline]
     fn line<'a>(&mut self, input: &'a [u8], begin: usize, searched: usize) -> Step<'a> {
         let line = &input[begin..];
         // The longest line that is not cut ends in CR LF.

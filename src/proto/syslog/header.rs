@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use memchr::memchr;
 
-use super::message::{Context, Host, Message, Notes};
+use super::message::{Context, Host, Message};
+use super::notes::Notes;
 use super::timestamp::{self, Reading};
 
 /// Longest tag of a message without a timestamp: what is longer is rather the begin of a sentence.

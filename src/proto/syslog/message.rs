@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
+use super::notes::Notes;
+use super::priority::{Field, Priority, skip_preamble};
 use super::structured_data::StructuredData;
 use super::zone::Zone;
 use super::{header, rfc5424, timestamp};
 use crate::proto::envelope::{Origin, Timestamp};
-
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// What the payload alone does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,83 +31,6 @@ impl Context {
     #[must_use]
     pub fn new(origin: &Origin<'_>, zone: Zone) -> Context {
         Context { received: origin.received_at, source: origin.source.map(|s| s.ip().to_canonical()), zone }
-    }
-}
-
-/// Facility and severity as one number, 0 to 191 (RFC 5424, 6.2.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Priority(u8);
-
-impl Default for Priority {
-    /// `user.notice`, what RFC 3164, 4.3.3 gives to a message without a priority.
-    fn default() -> Priority {
-        Priority(13)
-    }
-}
-
-impl Priority {
-    /// The priority of `value`; `None` above 191.
-    #[must_use]
-    pub fn new(value: u8) -> Option<Priority> {
-        (value <= 191).then_some(Priority(value))
-    }
-
-    /// The priority that [`Message::parse`] would find, without parsing: what a `match` needs.
-    #[inline]
-    #[must_use]
-    pub fn of(payload: &[u8]) -> Priority {
-        let text = match payload {
-            [b'<', ..] => payload,
-            _ => skip_preamble(payload).0,
-        };
-        match Field::read(text) {
-            Field::Valid { priority, .. } => priority,
-            Field::Invalid | Field::Missing => Priority::default(),
-        }
-    }
-
-    /// The number.
-    #[must_use]
-    pub fn value(self) -> u8 {
-        self.0
-    }
-
-    /// The facility, 0 (`kern`) to 23 (`local7`).
-    #[must_use]
-    pub fn facility(self) -> u8 {
-        self.0 >> 3
-    }
-
-    /// The severity, 0 (`emerg`) to 7 (`debug`).
-    #[must_use]
-    pub fn severity(self) -> u8 {
-        self.0 & 7
-    }
-}
-
-/// The `<PRI>` at a text's start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
-    Valid { priority: Priority, length: usize },
-    Invalid,
-    Missing,
-}
-
-impl Field {
-    #[inline]
-    fn read(text: &[u8]) -> Field {
-        let [b'<', digits @ ..] = text else { return Field::Missing };
-        let mut value = 0_u32;
-        for (at, byte) in digits.iter().take(4).enumerate() {
-            match byte {
-                b'0'..=b'9' => value = value * 10 + u32::from(byte - b'0'),
-                b'>' if at > 0 && value <= 191 => {
-                    return Field::Valid { priority: Priority(value as u8), length: at + 2 };
-                }
-                _ => break,
-            }
-        }
-        Field::Invalid
     }
 }
 
@@ -187,82 +110,6 @@ impl fmt::Display for Host<'_> {
     }
 }
 
-/// What the parser noticed about one message: the flags that are not the envelope's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notes(u16);
-
-impl Notes {
-    /// Nothing to note.
-    pub const NONE: Notes = Notes(0);
-    /// A byte order mark stood before the priority.
-    pub const BOM_STRIPPED: Notes = Notes(1);
-    /// An octet count stood in the message.
-    pub const UNEXPECTED_FRAMING: Notes = Notes(1 << 1);
-    /// No priority; 13 was assumed.
-    pub const PRI_MISSING: Notes = Notes(1 << 2);
-    /// No valid priority; 13 was assumed and nothing else was read.
-    pub const PRI_INVALID: Notes = Notes(1 << 3);
-    /// No timestamp.
-    pub const TIMESTAMP_MISSING: Notes = Notes(1 << 4);
-    /// The timestamp is no date or no time of day.
-    pub const TIMESTAMP_INVALID: Notes = Notes(1 << 5);
-    /// The device told its uptime instead of the time.
-    pub const TIMESTAMP_UPTIME: Notes = Notes(1 << 6);
-    /// The time was in seconds since the epoch.
-    pub const TIMESTAMP_EPOCH: Notes = Notes(1 << 7);
-    /// The device says that its clock is not synchronised.
-    pub const CLOCK_UNSYNCED: Notes = Notes(1 << 8);
-    /// The zone word is not known; the input's zone was applied.
-    pub const TZ_UNKNOWN: Notes = Notes(1 << 9);
-    /// A sequence number of Cisco stood before the time.
-    pub const CISCO_SEQ: Notes = Notes(1 << 10);
-    /// The structured data is malformed; it is part of the text.
-    pub const SD_INVALID: Notes = Notes(1 << 11);
-    /// The RFC 5424 header ends early; what is behind the host is part of the text.
-    pub const RFC5424_PARTIAL: Notes = Notes(1 << 12);
-    /// The text is not UTF-8.
-    pub const MSG_NOT_UTF8: Notes = Notes(1 << 13);
-
-    const NAMES: [(Notes, &'static str); 14] = [
-        (Notes::BOM_STRIPPED, "bom_stripped"),
-        (Notes::UNEXPECTED_FRAMING, "unexpected_framing"),
-        (Notes::PRI_MISSING, "pri_missing"),
-        (Notes::PRI_INVALID, "pri_invalid"),
-        (Notes::TIMESTAMP_MISSING, "timestamp_missing"),
-        (Notes::TIMESTAMP_INVALID, "timestamp_invalid"),
-        (Notes::TIMESTAMP_UPTIME, "timestamp_uptime"),
-        (Notes::TIMESTAMP_EPOCH, "timestamp_epoch"),
-        (Notes::CLOCK_UNSYNCED, "clock_unsynced"),
-        (Notes::TZ_UNKNOWN, "tz_unknown"),
-        (Notes::CISCO_SEQ, "cisco_seq"),
-        (Notes::SD_INVALID, "sd_invalid"),
-        (Notes::RFC5424_PARTIAL, "rfc5424_partial"),
-        (Notes::MSG_NOT_UTF8, "msg_not_utf8"),
-    ];
-
-    /// Whether every note of `other` is set.
-    #[must_use]
-    pub fn contains(self, other: Notes) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Adds the notes of `other`.
-    pub fn insert(&mut self, other: Notes) {
-        self.0 |= other.0;
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The notes' names as they stand in JSON.
-    pub fn names(self) -> impl Iterator<Item = &'static str> {
-        Notes::NAMES.into_iter().filter(move |(note, _)| self.contains(*note)).map(|(_, name)| name)
-    }
-}
-
 /// A syslog message, borrowed from its payload.
 ///
 /// Names that are not UTF-8 are shown with replacement characters; `msg` is always the bytes themselves.
@@ -314,7 +161,7 @@ impl<'a> Message<'a> {
             notes: Notes::NONE,
         };
         message.read(payload, context);
-        if message.app.is_none() && message.format != Format::Raw {
+        if message.app.is_none() {
             message.app = header::cef_or_leef(message.msg).map(Cow::Borrowed);
         }
         if std::str::from_utf8(message.msg).is_err() {
@@ -392,22 +239,6 @@ fn trim_spaces(text: &[u8]) -> &[u8] {
     &text[spaces..]
 }
 
-/// P0: a byte order mark, and an octet count that a framing left in a datagram.
-fn skip_preamble(payload: &[u8]) -> (&[u8], Notes) {
-    let mut notes = Notes::NONE;
-    let mut text = payload;
-    if let Some(rest) = text.strip_prefix(BOM) {
-        notes.insert(Notes::BOM_STRIPPED);
-        text = rest;
-    }
-    let digits = text.iter().take(11).take_while(|b| b.is_ascii_digit()).count();
-    if (1..=10).contains(&digits) && text[digits..].starts_with(b" <") {
-        notes.insert(Notes::UNEXPECTED_FRAMING);
-        text = &text[digits + 1..];
-    }
-    (text, notes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -425,30 +256,6 @@ mod tests {
         for payload in [&b""[..], b"\n", b"\r\n\0\0"] {
             assert_eq!(Message::parse(payload, &context()), None);
         }
-    }
-
-    #[test]
-    fn priority_is_found_without_a_parse() {
-        for (payload, value) in [
-            ("<34>x", 34),
-            ("<034>x", 34),
-            ("<0>", 0),
-            ("<191>", 191),
-            ("<192>", 13),
-            ("<>", 13),
-            ("<1340>", 13),
-            ("<34", 13),
-            ("x<34>", 13),
-            ("", 13),
-            ("\u{feff}<34>x", 34),
-            ("12 <34>x", 34),
-        ] {
-            assert_eq!(Priority::of(payload.as_bytes()).value(), value, "{payload}");
-            if let Some(message) = Message::parse(payload.as_bytes(), &context()) {
-                assert_eq!(message.priority.value(), value, "{payload}");
-            }
-        }
-        assert_eq!((Priority(165).facility(), Priority(165).severity()), (20, 5));
     }
 
     #[test]
@@ -472,12 +279,5 @@ mod tests {
     fn a_message_of_our_own_has_no_host() {
         let message = Message::parse(b"<13>x", &Context::default()).unwrap();
         assert_eq!((message.host.source(), message.host.to_string().as_str()), (None, "-"));
-    }
-
-    #[test]
-    fn every_note_has_its_name() {
-        let all = Notes(u16::MAX >> 2);
-        assert_eq!(all.names().count(), 14);
-        assert_eq!(Notes::CISCO_SEQ.names().collect::<Vec<_>>(), ["cisco_seq"]);
     }
 }

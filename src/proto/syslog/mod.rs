@@ -11,11 +11,15 @@
 //! Syslog's two standards describe few of these lines, so the header is read by hand, bytes first: `timestamp` and
 //! `header` hold what devices really send, `rfc5424` what the standard says they should.
 
+pub mod calendar;
+mod decimal;
 pub mod framing;
 mod header;
 pub mod message;
+pub mod notes;
+pub mod priority;
 pub mod render;
 mod rfc5424;
 pub mod structured_data;
-pub mod timestamp;
+mod timestamp;
 pub mod zone;

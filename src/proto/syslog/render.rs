@@ -17,9 +17,11 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::message::{Host, Message, Notes};
+use super::calendar::write_rfc3339;
+use super::decimal;
+use super::message::{Host, Message};
+use super::notes::Notes;
 use super::structured_data::StructuredData;
-use super::timestamp::write_rfc3339;
 use crate::proto::envelope::{Envelope, Flags};
 use crate::proto::position::MessageId;
 
@@ -33,7 +35,7 @@ const JSON_DIGITS: usize = 9;
 /// Appends `message` as an RFC 5424 message, without framing.
 pub fn rfc5424(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, message: &Message<'_>) {
     out.push(b'<');
-    push_number(out, u64::from(message.priority.value()));
+    decimal::push(out, u64::from(message.priority.value()));
     out.extend_from_slice(b">1 ");
     write_rfc3339(out, message.timestamp, RFC5424_DIGITS);
     out.push(b' ');
@@ -130,11 +132,11 @@ pub fn json(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, messa
     out.extend_from_slice(b",\"format\":\"");
     out.extend_from_slice(message.format.as_str().as_bytes());
     out.extend_from_slice(b"\",\"pri\":");
-    push_number(out, u64::from(message.priority.value()));
+    decimal::push(out, u64::from(message.priority.value()));
     out.extend_from_slice(b",\"facility\":");
-    push_number(out, u64::from(message.priority.facility()));
+    decimal::push(out, u64::from(message.priority.facility()));
     out.extend_from_slice(b",\"severity\":");
-    push_number(out, u64::from(message.priority.severity()));
+    decimal::push(out, u64::from(message.priority.severity()));
     out.extend_from_slice(b",\"timestamp\":\"");
     write_rfc3339(out, message.timestamp, JSON_DIGITS);
     out.extend_from_slice(b"\",\"timestamp_source\":\"");
@@ -199,47 +201,41 @@ fn push_optional(out: &mut Vec<u8>, text: Option<&str>) {
 }
 
 /// Appends UTF-8 as a JSON string (RFC 8259, 7).
-fn push_string(out: &mut Vec<u8>, text: &[u8]) {
-    // So many bytes are looked at together, without a branch: the compiler makes vector instructions of it.
-    const STRIDE: usize = 32;
+fn push_string(out: &mut Vec<u8>, mut text: &[u8]) {
     out.push(b'"');
-    let mut strides = text.chunks_exact(STRIDE);
-    for stride in &mut strides {
-        if stride.iter().fold(false, |any, byte| any | needs_escape(*byte)) {
-            push_escaped(out, stride);
-        } else {
-            out.extend_from_slice(stride);
-        }
+    loop {
+        let plain = plain_prefix(text);
+        out.extend_from_slice(&text[..plain]);
+        let Some(&byte) = text.get(plain) else { break };
+        push_escape(out, byte);
+        text = &text[plain + 1..];
     }
-    push_escaped(out, strides.remainder());
     out.push(b'"');
+}
+
+/// The number of bytes at the start of `text` that stand for themselves in JSON.
+fn plain_prefix(text: &[u8]) -> usize {
+    // A stride is looked at whole, without a branch: the compiler makes vector instructions of it.
+    const STRIDE: usize = 32;
+    let (strides, _) = text.as_chunks::<STRIDE>();
+    let plain = strides.iter().take_while(|stride| !stride.iter().fold(false, |any, byte| any | needs_escape(*byte)));
+    let begin = plain.count() * STRIDE;
+    begin + text[begin..].iter().take_while(|byte| !needs_escape(**byte)).count()
 }
 
 fn needs_escape(byte: u8) -> bool {
     (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
-fn push_escaped(out: &mut Vec<u8>, text: &[u8]) {
-    let mut plain = 0;
-    for (at, &byte) in text.iter().enumerate() {
-        if !needs_escape(byte) {
-            continue;
-        }
-        out.extend_from_slice(&text[plain..at]);
-        plain = at + 1;
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
-                let digit = |value: u8| b"0123456789abcdef"[usize::from(value)];
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
-            }
-        }
+fn push_escape(out: &mut Vec<u8>, byte: u8) {
+    match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        _ => out.extend_from_slice(&[b'\\', b'u', b'0', b'0', hexadecimal(byte >> 4), hexadecimal(byte & 15)]),
     }
-    out.extend_from_slice(&text[plain..]);
 }
 
 fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -253,19 +249,19 @@ fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
 fn push_id(out: &mut Vec<u8>, id: MessageId<'_>) {
     out.extend_from_slice(id.journal.node.as_str().as_bytes());
     out.push(b'/');
-    push_digits::<16>(out, id.journal.incarnation.0);
+    push_hexadecimal(out, id.journal.incarnation.0);
     out.push(b'/');
-    push_number(out, id.position.0);
+    decimal::push(out, id.position.0);
 }
 
 fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();
-            push_number(out, u64::from(a));
+            decimal::push(out, u64::from(a));
             for octet in [b, c, d] {
                 out.push(b'.');
-                push_number(out, u64::from(octet));
+                decimal::push(out, u64::from(octet));
             }
         }
         IpAddr::V6(ip) => {
@@ -276,22 +272,14 @@ fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
-fn push_number(out: &mut Vec<u8>, value: u64) {
-    push_digits::<10>(out, value);
+fn push_hexadecimal(out: &mut Vec<u8>, value: u64) {
+    let digits = (u64::BITS - value.leading_zeros()).div_ceil(4).max(1);
+    out.extend((0..digits).rev().map(|digit| hexadecimal((value >> (4 * digit)) as u8 & 15)));
 }
 
-fn push_digits<const BASE: u64>(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b"0123456789abcdef"[(value % BASE) as usize];
-        value /= BASE;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
+/// The digit of `value`, which is below 16.
+fn hexadecimal(value: u8) -> u8 {
+    b"0123456789abcdef"[usize::from(value)]
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::message::{Format, Host, Message, Notes};
+use super::message::{Format, Host, Message};
+use super::notes::Notes;
 use super::structured_data::StructuredData;
 use super::timestamp;
 use crate::proto::envelope::Timestamp;

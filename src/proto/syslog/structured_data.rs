@@ -1,9 +1,9 @@
 //! Structured data: `[id name="value" …][…]` (RFC 5424, 6.3).
 //!
-//! Two readers. [`StructuredData::read`] runs for each message and only finds where well-formed data end, without
-//! allocating: text in brackets that is not structured data must stay text. [`StructuredData::elements`] takes the
-//! data apart, with `syslog_loose`, for whoever wants the values: few messages, few outputs. `syslog_loose` alone
-//! could not do the first: it swallows `[not sd]` and drops it.
+//! Two readers. One runs for each message and only finds where well-formed data end, without allocating: text in
+//! brackets that is not structured data must stay text. [`StructuredData::elements`] takes the data apart, with
+//! `syslog_loose`, for whoever wants the values: few messages, few outputs. `syslog_loose` alone could not do the
+//! first: it swallows `[not sd]` and drops it.
 
 use memchr::{memchr2, memmem};
 use syslog_loose::{StructuredElement, Variant};
@@ -52,7 +52,8 @@ impl<'a> StructuredData<'a> {
     /// The elements with the escapes in their values, as they are written.
     pub(super) fn escaped_elements(&self) -> Vec<StructuredElement<String>> {
         // The crate reads messages, not structured data: give it the shortest message around them. Its own answer for
-        // values, `params()`, is not used: it turns `\n` into a line end, also in `C:\new` (RFC 5424, 6.3.3 keeps both).
+        // values, `params()`, is not used: it makes a line end of `\n`, also in `C:\new` (RFC 5424, 6.3.3: two
+        // characters).
         let message = format!("<0>1 - - - - - {}", self.0);
         let year = |_| 1970;
         match syslog_loose::parse_message_with_year_exact_tz::<_, chrono::Utc>(&message, year, None, Variant::RFC5424) {

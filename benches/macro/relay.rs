@@ -1,0 +1,280 @@
+//! The relays under test: how each is configured, started, asked what it has used, and stopped.
+//!
+//! All take syslog in over UDP and TCP on one port and pass the bytes on unchanged over TCP to the sink. A relay has its
+//! own directory, its own ports and no privileges it was not started with; it is stopped and reaped, and its directory
+//! removed, when the value goes out of scope.
+
+use std::env;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::measure::{Deadline, Usage};
+
+/// Longer than any relay needs to write its queue out on SIGTERM; then it is killed.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+const RSYSLOGD: &str = "/usr/sbin/rsyslogd";
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Twinlog,
+    RsyslogMemory,
+    RsyslogDisk,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 3] = [Kind::Twinlog, Kind::RsyslogMemory, Kind::RsyslogDisk];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Twinlog => "twinlog",
+            Kind::RsyslogMemory => "rsyslog-memory",
+            Kind::RsyslogDisk => "rsyslog-disk",
+        }
+    }
+
+    /// Whether it keeps what it has taken in over a planned restart.
+    pub fn is_persistent(self) -> bool {
+        self != Kind::RsyslogMemory
+    }
+
+    /// Where the program is: `TWINLOG_BIN`, else what cargo built beside this benchmark; none if it is not there.
+    pub fn program(self) -> Option<PathBuf> {
+        let path = match self {
+            Kind::Twinlog => {
+                env::var_os("TWINLOG_BIN").or(option_env!("CARGO_BIN_EXE_twinlog").map(Into::into))?.into()
+            }
+            Kind::RsyslogMemory | Kind::RsyslogDisk => PathBuf::from(RSYSLOGD),
+        };
+        path.is_file().then_some(path)
+    }
+
+    fn config(self, dir: &Path, ports: Ports) -> String {
+        match self {
+            Kind::Twinlog => twinlog_config(dir, ports),
+            // Room for half a million messages; a linked list of a million was no faster.
+            Kind::RsyslogMemory => rsyslog_config(dir, ports, r#"queue.type="FixedArray" queue.size="500000""#),
+            Kind::RsyslogDisk => rsyslog_config(
+                dir,
+                ports,
+                r#"queue.type="Disk" queue.filename="main" queue.maxFileSize="64m" queue.size="100000000""#,
+            ),
+        }
+    }
+
+    fn command(self, dir: &Path) -> Result<Command> {
+        let program = self.program().with_context(|| format!("{} is not installed", self.name()))?;
+        let config = dir.join("config");
+        let mut command = Command::new(program);
+        match self {
+            Kind::Twinlog => command.arg("run").arg("--config").arg(config),
+            Kind::RsyslogMemory | Kind::RsyslogDisk => {
+                command.arg("-n").arg("-f").arg(config).arg("-i").arg(dir.join("pid"))
+            }
+        };
+        Ok(command)
+    }
+}
+
+/// The defaults of a standalone node, but for the retry: a backlog's draining should not begin with a wait of 30 s.
+fn twinlog_config(dir: &Path, Ports { input, sink }: Ports) -> String {
+    let dir = dir.display();
+    format!(
+        r#"data_dir = "{dir}/data"
+control_socket = "{dir}/control.sock"
+
+[journal]
+max_size = "32GiB"
+
+[drain]
+grace = "100ms"
+stop_deadline = "2s"
+
+[[input.syslog]]
+listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
+max_connections = 15000
+
+[[output.syslog]]
+to = ["tcp://127.0.0.1:{sink}"]
+framing = "lf"
+format = "raw"
+retry = {{ min = "200ms", max = "1s" }}
+
+[log]
+level = "warn"
+"#
+    )
+}
+
+/// rsyslog, tuned by a few short and noisy runs on a shared machine: imtcp was faster than imptcp each time, one queue
+/// worker than two in the only comparison; batches of 4096 made no difference beyond the noise. Untried: rulesets with own
+/// queues. It parses each message, as it always does. The disk queue is the main queue's and is not synced.
+fn rsyslog_config(dir: &Path, Ports { input, sink }: Ports, queue: &str) -> String {
+    let dir = dir.display();
+    format!(
+        r#"global(workDirectory="{dir}" processInternalMessages="off")
+module(load="imtcp" maxSessions="20000")
+module(load="imudp" batchSize="128")
+main_queue({queue} queue.dequeueBatchSize="1024" queue.workerThreads="1")
+template(name="raw" type="string" string="%rawmsg%\n")
+input(type="imudp" address="127.0.0.1" port="{input}" rcvbufSize="64m")
+input(type="imtcp" address="127.0.0.1" port="{input}" socketBacklog="1024")
+action(type="omfwd" target="127.0.0.1" port="{sink}" protocol="tcp" template="raw"
+       action.resumeRetryCount="-1" action.resumeInterval="1")
+"#
+    )
+}
+
+#[derive(Clone, Copy)]
+pub struct Ports {
+    /// UDP and TCP, where the relay listens.
+    pub input: u16,
+    /// Where it forwards to.
+    pub sink: u16,
+}
+
+impl Ports {
+    pub fn choose() -> Ports {
+        Ports { input: free_port(), sink: free_port() }
+    }
+}
+
+/// A port that nobody has, for UDP and TCP. Below the ephemeral range, so that none of the generator's thousands of
+/// connections takes it before the relay or the sink does.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 10_000) as u16;
+    let is_free = |port: &u16| {
+        let address = (Ipv4Addr::LOCALHOST, *port);
+        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
+    };
+    std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000)
+        .find(is_free)
+        .expect("one of ten thousand ports is free")
+}
+
+/// A running relay.
+pub struct Relay {
+    kind: Kind,
+    ports: Ports,
+    child: Child,
+    /// What the processes before a restart used.
+    earlier: Usage,
+    // Last, because it is dropped last: the child must be gone before its directory is.
+    dir: Scratch,
+}
+
+impl Relay {
+    /// Starts the relay with an empty directory under `parent` and waits until it takes connections.
+    pub fn start(kind: Kind, ports: Ports, parent: &Path) -> Result<Relay> {
+        let dir = Scratch::create(parent)?;
+        fs::write(dir.0.join("config"), kind.config(&dir.0, ports)).context("writing the relay's configuration")?;
+        let child = spawn(kind, &dir.0)?;
+        let mut relay = Relay { kind, ports, child, earlier: Usage::default(), dir };
+        relay.wait_until_ready()?;
+        Ok(relay)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.input).into()
+    }
+
+    /// Since [`Relay::start`], restarts included.
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(self.earlier.then(Usage::of_process(self.child.id())?))
+    }
+
+    /// Stops the relay in good order and starts it again on what it kept. Returns the time from the start of the process
+    /// to its first accepted connection.
+    pub fn restart(&mut self) -> Result<Duration> {
+        self.earlier = self.usage()?;
+        self.stop()?;
+        let start = Instant::now();
+        self.child = spawn(self.kind, &self.dir.0)?;
+        self.wait_until_ready()?;
+        Ok(start.elapsed())
+    }
+
+    /// SIGTERM, and SIGKILL if that does not help.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).context("stopping the relay")?;
+        let give_up = Instant::now() + STOP_PATIENCE;
+        while Instant::now() < give_up {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.child.kill()?;
+        self.child.wait()?;
+        bail!("{} did not stop in {STOP_PATIENCE:?} and was killed", self.kind.name())
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        while !udp_is_bound(self.ports.input) || TcpStream::connect(self.address()).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                let log = fs::read_to_string(self.dir.0.join("log")).unwrap_or_default();
+                bail!("{} ended at start with {status}:\n{log}", self.kind.name());
+            }
+            deadline.pause(Duration::from_millis(1), &format!("waiting for {} to listen", self.kind.name()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            eprintln!("macro: {error:#}");
+        }
+    }
+}
+
+fn spawn(kind: Kind, dir: &Path) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("log")).context("opening the relay's log")?;
+    kind.command(dir)?
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("starting {}", kind.name()))
+}
+
+/// Asks the kernel's table: binding the port to find out would take it away from the relay.
+fn udp_is_bound(port: u16) -> bool {
+    fs::read_to_string("/proc/net/udp").is_ok_and(|table| table.contains(&format!(":{port:04X} 00000000:0000")))
+}
+
+/// A directory that is removed with all its contents.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn create(parent: &Path) -> Result<Scratch> {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let name = format!("macro-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = parent.join(name);
+        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
+        Ok(Scratch(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("macro: removing {}: {error}", self.0.display());
+        }
+    }
+}

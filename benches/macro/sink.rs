@@ -1,0 +1,233 @@
+//! The far end: a TCP server that counts what a relay delivers, and the bare UDP receiver that relays are compared to.
+//!
+//! A bitmap over all messages of the load tells lost from repeated. The cost is kept at some 20 ns a message, because it
+//! is paid on the relay's cores: `memchr` for the line, 16 digits of the stamp, one bit; the clock is read once a read.
+
+use std::io::{ErrorKind, IoSliceMut, Read};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt, sockopt};
+
+use crate::generator::Plan;
+use crate::measure::{Deadline, Histogram, now_ns};
+use crate::message::{MESSAGE_BYTES, read_sent_ns, read_stamp};
+
+const READ_BYTES: usize = 256 * 1024;
+
+/// How long a thread may sleep in the kernel before it looks whether it should end.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// What has arrived of a plan.
+#[derive(Clone)]
+pub struct Tally {
+    plan: Plan,
+    /// One bit for each message.
+    seen: Vec<u64>,
+    /// Different messages of the plan.
+    pub unique: u64,
+    /// Messages that had come before.
+    pub repeated: u64,
+    /// Lines that are no message of the plan: cut, garbled, or the relay's own.
+    pub foreign: u64,
+    /// When the first and the last unique message came; 0 before.
+    pub first_ns: u64,
+    pub last_ns: u64,
+    /// From sending to the sink's read, of every 16th message of a stream, of all if the load is paced.
+    pub latency: Histogram,
+}
+
+impl Tally {
+    fn new(plan: Plan) -> Tally {
+        let seen = vec![0; plan.total().div_ceil(64) as usize];
+        Tally { plan, seen, unique: 0, repeated: 0, foreign: 0, first_ns: 0, last_ns: 0, latency: Histogram::new() }
+    }
+
+    pub fn lost(&self) -> u64 {
+        self.plan.total() - self.unique
+    }
+
+    /// Counts the lines in `bytes`; returns the length of what follows the last line end.
+    fn take_lines(&mut self, bytes: &[u8], now_ns: u64) -> usize {
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            self.take_line(&bytes[start..end], now_ns);
+            start = end + 1;
+        }
+        bytes.len() - start
+    }
+
+    fn take_line(&mut self, line: &[u8], now_ns: u64) {
+        let Some(stamp) =
+            read_stamp(line).filter(|stamp| stamp.stream < self.plan.streams && stamp.sequence < self.plan.per_stream)
+        else {
+            self.foreign += 1;
+            return;
+        };
+        let index = u64::from(stamp.stream) * u64::from(self.plan.per_stream) + u64::from(stamp.sequence);
+        let (word, bit) = (&mut self.seen[(index / 64) as usize], 1 << (index % 64));
+        if *word & bit != 0 {
+            self.repeated += 1;
+            return;
+        }
+        *word |= bit;
+        self.unique += 1;
+        self.last_ns = now_ns;
+        if self.first_ns == 0 {
+            self.first_ns = now_ns;
+        }
+        if (self.plan.rate.is_some() || stamp.sequence.is_multiple_of(16))
+            && let Some(sent_ns) = read_sent_ns(line)
+        {
+            self.latency.record(now_ns.saturating_sub(sent_ns));
+        }
+    }
+}
+
+/// A listening sink and its threads: one accepts, one for each connection reads.
+pub struct Sink {
+    shared: Arc<Shared>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    tally: Mutex<Tally>,
+    closing: AtomicBool,
+}
+
+impl Shared {
+    fn tally(&self) -> MutexGuard<'_, Tally> {
+        self.tally.lock().expect("no thread panics while it counts")
+    }
+}
+
+impl Sink {
+    pub fn open(port: u16, plan: Plan) -> Result<Sink> {
+        let listener =
+            TcpListener::bind(("127.0.0.1", port)).with_context(|| format!("binding the sink to port {port}"))?;
+        listener.set_nonblocking(true)?;
+        let shared = Arc::new(Shared { tally: Mutex::new(Tally::new(plan)), closing: AtomicBool::new(false) });
+        let acceptor = thread::spawn({
+            let shared = Arc::clone(&shared);
+            move || accept(&listener, &shared)
+        });
+        Ok(Sink { shared, acceptor: Some(acceptor) })
+    }
+
+    /// Waits until all has come, or nothing new has for `quiet`: then the rest is lost.
+    pub fn wait(&self, quiet: Duration, deadline: Deadline) -> Result<()> {
+        let since_ns = now_ns();
+        loop {
+            let (lost, last_ns) = {
+                let tally = self.shared.tally();
+                (tally.lost(), tally.last_ns.max(since_ns))
+            };
+            if lost == 0 || now_ns().saturating_sub(last_ns) > quiet.as_nanos() as u64 {
+                return Ok(());
+            }
+            deadline.pause(Duration::from_millis(5), &format!("waiting for {lost} messages at the sink"))?;
+        }
+    }
+
+    /// Closes listener and connections; returns the count.
+    pub fn close(mut self) -> Tally {
+        self.join();
+        self.shared.tally().clone()
+    }
+
+    fn join(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.join().expect("the acceptor does not panic");
+        }
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Shared) {
+    thread::scope(|scope| {
+        while !shared.closing.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((socket, _)) => {
+                    scope.spawn(move || receive(socket, shared));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    });
+}
+
+/// Reads one connection until it ends or the sink closes. A cut last line is dropped: it counts as lost.
+fn receive(mut socket: TcpStream, shared: &Shared) {
+    socket.set_nonblocking(false).and_then(|()| socket.set_read_timeout(Some(GLANCE))).expect("a fresh socket obeys");
+    let mut buffer = vec![0; READ_BYTES];
+    let mut carried = 0;
+    while !shared.closing.load(Ordering::Relaxed) {
+        let filled = match socket.read(&mut buffer[carried..]) {
+            Ok(0) => return,
+            Ok(bytes) => carried + bytes,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+            Err(_) => return,
+        };
+        let rest = shared.tally().take_lines(&buffer[..filled], now_ns());
+        // A line longer than the buffer is none of ours: let it go, so that there is always room to read into.
+        carried = if rest < READ_BYTES { rest } else { 0 };
+        buffer.copy_within(filled - rest..filled, 0);
+    }
+}
+
+/// What receiving and throwing away cost.
+pub struct Bare {
+    pub datagrams: u64,
+    /// User and system time of the receiving thread.
+    pub cpu: Duration,
+}
+
+/// A socket with the receive buffer that the relays have, set before anybody sends to it.
+pub fn bind_bare() -> Result<UdpSocket> {
+    const RCVBUF_BYTES: usize = 64 << 20;
+    let socket = UdpSocket::bind("127.0.0.1:0").context("binding the bare receiver")?;
+    if setsockopt(&socket, sockopt::RcvBufForce, &RCVBUF_BYTES).is_err() {
+        setsockopt(&socket, sockopt::RcvBuf, &RCVBUF_BYTES).context("setting the receive buffer")?;
+    }
+    Ok(socket)
+}
+
+/// The least a UDP receiver can do: `recvmmsg` in a loop, until `expected` datagrams have come or none has for `quiet`.
+pub fn receive_bare(socket: &UdpSocket, expected: u64, quiet: Duration) -> Result<Bare> {
+    const BATCH: usize = 64;
+    socket.set_read_timeout(Some(quiet))?;
+    let mut arena = vec![0; BATCH * MESSAGE_BYTES];
+    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
+    let before = thread_cpu()?;
+    let mut datagrams = 0;
+    while datagrams < expected {
+        // Anew for each call, because nix ties the slices to its result: a nanosecond a datagram.
+        let mut slices = arena.chunks_exact_mut(MESSAGE_BYTES).map(|slot| [IoSliceMut::new(slot)]).collect::<Vec<_>>();
+        match recvmmsg(socket.as_raw_fd(), &mut headers, &mut slices, MsgFlags::MSG_WAITFORONE, None) {
+            Ok(received) => datagrams += received.count() as u64,
+            Err(Errno::EAGAIN) => break,
+            Err(error) => return Err(error).context("receiving datagrams"),
+        }
+    }
+    Ok(Bare { datagrams, cpu: thread_cpu()? - before })
+}
+
+fn thread_cpu() -> Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_THREAD).context("reading the thread's CPU time")?;
+    let time =
+        |value: nix::sys::time::TimeVal| Duration::from_micros((value.tv_sec() * 1_000_000 + value.tv_usec()) as u64);
+    Ok(time(usage.user_time()) + time(usage.system_time()))
+}

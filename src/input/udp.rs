@@ -1,0 +1,153 @@
+//! Syslog over UDP (RFC 5426): one datagram, one message, exactly as it came.
+//!
+//! Woken once for a readiness, the task takes what is there, up to a batch, and appends it. While the journal has no
+//! room it does not read: the kernel's buffer fills, and what the kernel drops is read from the socket and counted, so
+//! that no datagram disappears without a number.
+
+use std::io;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::sync::watch;
+
+use super::{Control, allowed, now, quiescing};
+use crate::journal::Appender;
+use crate::metrics::SocketState;
+use crate::proto::batch::BatchBuilder;
+use crate::proto::envelope::{Flags, Origin, Transport};
+use crate::sys::udp::{Receiver, memory_info};
+
+/// How often the kernel's drop counter is read.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// Datagrams of one batch: what a sender waits for is bounded, whatever the flood.
+const BATCH_DATAGRAMS: u32 = 1024;
+
+/// One receiving socket and its task.
+pub struct Socket {
+    label: String,
+    socket: tokio::net::UdpSocket,
+    receiver: Receiver,
+    control: watch::Receiver<Control>,
+    /// The 32-bit counter of the kernel and what it has added up to.
+    kernel_drops: (u32, u64),
+}
+
+impl Socket {
+    /// Takes over a bound, non-blocking socket. Must be called on the runtime.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new(label: String, socket: UdpSocket, control: watch::Receiver<Control>) -> io::Result<Socket> {
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        Ok(Socket { label, socket, receiver: Receiver::new(), control, kernel_drops: (0, 0) })
+    }
+
+    /// Reads until the stage says otherwise; then what the kernel still holds, to the last datagram.
+    pub async fn run(mut self, appender: Appender) {
+        let mut count = tokio::time::interval(COUNT_EVERY);
+        let mut control = self.control.clone();
+        loop {
+            tokio::select! {
+                ready = self.socket.readable() => {
+                    if let Err(error) = ready {
+                        tracing::error!(socket = self.label, %error, "cannot wait for datagrams");
+                        break;
+                    }
+                    let batch = self.receive();
+                    if !batch.is_empty() && let Err(refused) = appender.append(batch).await {
+                        tracing::error!(socket = self.label, %refused, "datagrams are refused from now on");
+                        break;
+                    }
+                }
+                () = quiescing(&mut control) => {
+                    let batch = self.receive();
+                    if batch.is_empty() || appender.append(batch).await.is_err() {
+                        break;
+                    }
+                }
+                _ = count.tick() => self.count_kernel_drops(),
+            }
+        }
+        self.count_kernel_drops();
+    }
+
+    /// Takes what is there, up to one batch.
+    fn receive(&mut self) -> BatchBuilder {
+        let Control { settings, metrics, .. } = self.control.borrow().clone();
+        let received_at = now();
+        let mut builder = BatchBuilder::new();
+        let mut bytes = 0;
+        let mut judged: Option<(IpAddr, bool)> = None;
+        let Socket { socket, receiver, .. } = self;
+        while !builder.is_full() && builder.messages() < BATCH_DATAGRAMS {
+            let taken = socket.try_io(Interest::READABLE, || {
+                receiver.receive(socket.as_raw_fd(), |source, datagram| {
+                    let ip = source.ip().to_canonical();
+                    let welcome = match judged {
+                        Some((judged, welcome)) if judged == ip => welcome,
+                        _ => allowed(&settings.allow, ip),
+                    };
+                    judged = Some((ip, welcome));
+                    if !welcome {
+                        metrics.rejected.inc("denied");
+                        return;
+                    }
+                    let (flags, payload) = match datagram.get(..settings.max_message) {
+                        Some(cut) if cut.len() < datagram.len() => (Flags::TRUNCATED, cut),
+                        _ => (Flags::NONE, datagram),
+                    };
+                    if flags == Flags::TRUNCATED {
+                        metrics.rejected.inc("oversize");
+                    }
+                    builder.set_origin(&Origin {
+                        received_at,
+                        source: Some(source),
+                        transport: Transport::Udp,
+                        input: &settings.name,
+                        tag: settings.tag.as_bytes(),
+                    });
+                    builder.push(flags, payload);
+                    bytes += payload.len() as u64;
+                })
+            });
+            match taken {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    // An ICMP error of an earlier reply or the like: the next call goes on.
+                    tracing::debug!(socket = self.label, %error, "receive");
+                    metrics.rejected.inc("receive_error");
+                    break;
+                }
+            }
+        }
+        if !builder.is_empty() {
+            metrics.udp.messages.inc_by(builder.messages().into());
+            metrics.udp.bytes.inc_by(bytes);
+            metrics.saw_message(received_at);
+        }
+        builder
+    }
+
+    fn count_kernel_drops(&mut self) {
+        let Ok(info) = memory_info(&self.socket) else { return };
+        let (last, total) = self.kernel_drops;
+        let new = info.drops.wrapping_sub(last);
+        self.kernel_drops = (info.drops, total + u64::from(new));
+        if new > 0 {
+            tracing::warn!(
+                socket = self.label,
+                drops = new,
+                "the kernel dropped datagrams: the receive buffer was full"
+            );
+        }
+        let state = SocketState {
+            drops: self.kernel_drops.1,
+            queue_bytes: info.queue_bytes.into(),
+            queue_limit_bytes: info.queue_limit_bytes.into(),
+        };
+        self.control.borrow().metrics.set_socket(&self.label, state);
+    }
+}

@@ -1,0 +1,96 @@
+//! What an output reads: the journal from its cursor on, with the bookkeeping that every kind of output shares.
+//!
+//! Batches that were read and are not known to have arrived stay noted in order, so that the cursor moves over the
+//! arrived prefix and `status` can tell the age of the oldest one. After a failure the feed goes back to the cursor.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::journal::{Cursor, Read, Reader, SkipCause};
+use crate::metrics::OutputMetrics;
+use crate::proto::batch::Batch;
+use crate::proto::envelope::Timestamp;
+use crate::proto::position::Mark;
+
+/// One output's view of the journal.
+#[derive(Debug)]
+pub struct Feed {
+    reader: Reader,
+    cursor: Cursor,
+    metrics: Arc<OutputMetrics>,
+    /// Read ahead of its time, to know how old the oldest undelivered message is while there is no destination.
+    held: Option<Vec<Batch>>,
+    /// Ends and ages of the batches that were given out and have not arrived.
+    pending: VecDeque<(Mark, Timestamp)>,
+}
+
+impl Feed {
+    /// A feed that starts at the cursor.
+    #[must_use]
+    pub fn new(mut reader: Reader, cursor: Cursor, metrics: Arc<OutputMetrics>) -> Feed {
+        reader.seek(cursor.mark().position);
+        Feed { reader, cursor, metrics, held: None, pending: VecDeque::new() }
+    }
+
+    /// The next batches, in order. Waits for some; cancelling loses nothing.
+    pub async fn next(&mut self) -> Vec<Batch> {
+        self.peek().await;
+        let batches = self.held.take().unwrap_or_default();
+        self.pending.extend(batches.iter().map(|batch| (batch.end(), batch.first_received())));
+        batches
+    }
+
+    /// Waits until there is something to deliver, without giving it out.
+    pub async fn peek(&mut self) {
+        while self.held.is_none() {
+            match self.reader.next().await {
+                Read::Batches(batches) => {
+                    if self.pending.is_empty() {
+                        self.metrics.set_oldest_undelivered(batches.first().map(Batch::first_received));
+                    }
+                    self.held = Some(batches);
+                }
+                Read::Skipped { from, to, cause } => {
+                    let reason = match cause {
+                        SkipCause::Gone => "gone",
+                        SkipCause::Damaged(_) => "damaged",
+                        SkipCause::Unreadable => "unreadable",
+                    };
+                    self.metrics.lost.inc(reason);
+                    tracing::error!(%from, %to, reason, "a stretch of the journal cannot be delivered");
+                }
+            }
+        }
+    }
+
+    /// Everything before `mark` has arrived.
+    pub fn arrived(&mut self, mark: Mark) {
+        while self.pending.front().is_some_and(|(end, _)| *end <= mark) {
+            self.pending.pop_front();
+        }
+        self.cursor.advance(mark);
+        let held = self.held.as_ref().and_then(|batches| batches.first()).map(Batch::first_received);
+        self.metrics.set_oldest_undelivered(self.pending.front().map(|(_, received)| *received).or(held));
+    }
+
+    /// Goes back to the cursor: what was given out and has not arrived is given out again.
+    pub fn rewind(&mut self) {
+        if !self.pending.is_empty() {
+            self.pending.clear();
+            self.held = None;
+            self.reader.seek(self.cursor.mark().position);
+        }
+    }
+
+    /// Whether everything that is durable was given out.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.held.is_none() && self.reader.position() >= self.reader.end().position
+    }
+
+    /// What this output counts.
+    #[must_use]
+    pub fn metrics(&self) -> &OutputMetrics {
+        &self.metrics
+    }
+}

@@ -1,0 +1,44 @@
+//! `match`: which messages an output takes. What a filter does not ask for is not looked at.
+
+use std::net::IpAddr;
+
+use crate::config::Match;
+use crate::proto::envelope::Envelope;
+use crate::proto::syslog::priority::Priority;
+
+/// A compiled `match` table; every condition that is there must hold.
+#[derive(Clone, Debug)]
+pub struct Filter(Match);
+
+impl Filter {
+    /// The filter of a `match` table.
+    #[must_use]
+    pub fn new(table: Match) -> Filter {
+        Filter(table)
+    }
+
+    /// Whether the output takes the message.
+    #[must_use]
+    pub fn takes(&self, envelope: &Envelope<'_>) -> bool {
+        let Match { input, source, facility, severity_at_least, tag } = &self.0;
+        if !input.is_empty() && !input.iter().any(|name| name == envelope.origin.input) {
+            return false;
+        }
+        if !source.is_empty() {
+            let Some(ip) = envelope.origin.source.map(|source| source.ip()) else { return false };
+            if !source.iter().any(|network| network.contains::<&IpAddr>(&ip)) {
+                return false;
+            }
+        }
+        if !tag.is_empty() && !tag.iter().any(|pattern| pattern.matches(envelope.origin.tag)) {
+            return false;
+        }
+        if facility.is_empty() && severity_at_least.is_none() {
+            return true;
+        }
+        let priority = Priority::of(envelope.payload);
+        let facility_fits = facility.is_empty() || facility.contains(&priority.facility());
+        // A lower number is more severe (RFC 5424, table 2).
+        facility_fits && severity_at_least.is_none_or(|least| priority.severity() <= least)
+    }
+}

@@ -1,0 +1,196 @@
+//! Outputs that take a batch at once or refuse it: datagrams, files, the standard output. One loop for all.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+
+use tokio::net::UdpSocket;
+use tokio::time::sleep;
+
+use super::Life;
+use super::encode::Encoder;
+use super::endpoint::{Backoff, resolve};
+use super::feed::Feed;
+use super::file::File;
+use super::filter::Filter;
+use crate::config::Target;
+use crate::proto::batch::Batch;
+
+/// Largest payload of a UDP datagram over IPv4; a longer message is cut there (RFC 5426, 3.2 allows it).
+const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// What was delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivered {
+    /// Messages that left.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Where a batch goes.
+pub enum Sink {
+    /// Syslog over UDP.
+    Datagram(Datagram),
+    /// A file, maybe one for every hour.
+    File(File),
+    /// The daemon's standard output.
+    Stdout(Stdout),
+}
+
+impl Sink {
+    /// Delivers a batch whole, or says why not; then it is given again.
+    async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+        match self {
+            Sink::Datagram(datagram) => datagram.deliver(batch, filter).await,
+            Sink::File(file) => file.deliver(batch, filter).await,
+            Sink::Stdout(stdout) => stdout.deliver(batch, filter).await,
+        }
+    }
+
+    /// Makes everything delivered so far safe, once for all the batches that were there.
+    async fn commit(&mut self) -> io::Result<()> {
+        match self {
+            Sink::File(file) => file.commit().await,
+            Sink::Datagram(_) | Sink::Stdout(_) => Ok(()),
+        }
+    }
+
+    fn target(&self) -> String {
+        match self {
+            Sink::Datagram(datagram) => datagram.targets[datagram.current].to_string(),
+            Sink::File(file) => file.path().display().to_string(),
+            Sink::Stdout(_) => "stdout".to_owned(),
+        }
+    }
+}
+
+/// Delivers until the output's life ends.
+pub async fn run(mut sink: Sink, filter: Filter, mut backoff: Backoff, mut feed: Feed, mut life: Life) {
+    feed.metrics().set_connected(Some(sink.target()));
+    loop {
+        if life.is_stopping() && feed.is_at_end() {
+            return;
+        }
+        let batches = tokio::select! {
+            batches = feed.next() => batches,
+            over = life.turn() => if over { return } else { continue },
+        };
+        match deliver(&mut sink, &filter, &batches, &mut feed).await {
+            Ok(()) => {
+                backoff.reset();
+                feed.metrics().set_connected(Some(sink.target()));
+            }
+            Err(error) => {
+                let target = sink.target();
+                if feed.metrics().connected() {
+                    tracing::warn!(output = life.name(), target, %error, "cannot deliver; trying again");
+                }
+                feed.metrics().set_connected(None);
+                feed.metrics().errors.inc("write");
+                feed.metrics().retries.inc();
+                feed.metrics().set_last_error(format!("{target}: {error}"));
+                feed.rewind();
+                tokio::select! {
+                    () = sleep(backoff.pause()) => {}
+                    () = life.stopping() => return,
+                }
+            }
+        }
+    }
+}
+
+async fn deliver(sink: &mut Sink, filter: &Filter, batches: &[Batch], feed: &mut Feed) -> io::Result<()> {
+    let mut delivered = Delivered::default();
+    for batch in batches {
+        let Delivered { messages, bytes } = sink.deliver(batch, filter).await?;
+        delivered.messages += messages;
+        delivered.bytes += bytes;
+    }
+    sink.commit().await?;
+    feed.metrics().sent.inc_by(delivered.messages);
+    feed.metrics().sent_bytes.inc_by(delivered.bytes);
+    feed.metrics().acknowledged.inc_by(delivered.messages);
+    if let Some(last) = batches.last() {
+        feed.arrived(last.end());
+    }
+    Ok(())
+}
+
+/// Syslog over UDP (RFC 5426). What the kernel took counts as delivered: nobody will ever say more. A destination that
+/// answers "port unreachable" is an error, and the next one has its turn.
+pub struct Datagram {
+    targets: Vec<Target>,
+    encoder: Encoder,
+    socket: Option<UdpSocket>,
+    current: usize,
+    text: Vec<u8>,
+}
+
+impl Datagram {
+    /// Sends to the first of `targets` that does not refuse.
+    #[must_use]
+    pub fn new(targets: Vec<Target>, encoder: Encoder) -> Datagram {
+        Datagram { targets, encoder, socket: None, current: 0, text: Vec::new() }
+    }
+
+    async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+        let result = self.send(batch, filter).await;
+        if result.is_err() {
+            self.socket = None;
+            self.current = (self.current + 1) % self.targets.len();
+        }
+        result
+    }
+
+    async fn send(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+        if self.socket.is_none() {
+            let address = resolve(&self.targets[self.current]).await?[0];
+            let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
+            let socket = UdpSocket::bind(any).await?;
+            socket.connect(address).await?;
+            self.socket = Some(socket);
+        }
+        let socket = self.socket.as_ref().expect("just opened");
+        let mut delivered = Delivered::default();
+        for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
+            self.text.clear();
+            if self.encoder.encode(&envelope, &mut self.text) {
+                let text = &self.text[..self.text.len().min(DATAGRAM_BYTES_MAX)];
+                socket.send(text).await?;
+                delivered.messages += 1;
+                delivered.bytes += text.len() as u64;
+            }
+        }
+        Ok(delivered)
+    }
+}
+
+/// Lines on the daemon's standard output.
+pub struct Stdout {
+    encoder: Encoder,
+}
+
+impl Stdout {
+    /// Writes messages as `encoder` makes them.
+    #[must_use]
+    pub fn new(encoder: Encoder) -> Stdout {
+        Stdout { encoder }
+    }
+
+    async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+        let mut lines = Vec::new();
+        let mut messages = 0;
+        for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
+            messages += u64::from(self.encoder.encode(&envelope, &mut lines));
+        }
+        let bytes = lines.len() as u64;
+        // On a thread of its own: a reader that does not read must stop this output alone.
+        let written = tokio::task::spawn_blocking(move || {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(&lines)?;
+            stdout.flush()
+        });
+        written.await.map_err(io::Error::other)??;
+        Ok(Delivered { messages, bytes })
+    }
+}

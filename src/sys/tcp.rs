@@ -1,0 +1,103 @@
+//! TCP sockets: listening for both families, keepalive, and how much of what was sent the peer has acknowledged.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Connections that may wait for `accept`. The kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Opens a listening socket. `[::]` takes IPv4 too.
+///
+/// # Errors
+/// What the system says, foremost that the address is in use or needs a privilege.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(address.ip() != IpAddr::from([0u16; 8]))?;
+    }
+    // A restarted daemon takes its port again although connections of the last run are still in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Finds a peer that vanished without a word: probes after a minute of silence, every 10 s, gone after six.
+///
+/// # Errors
+/// What the system says.
+pub fn keep_alive<S: std::os::fd::AsFd>(stream: &S) -> io::Result<()> {
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// What a connection's TCP knows of its peer (`TCP_INFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Bytes that the peer's TCP has acknowledged, the SYN included. Only grows, and still tells the truth after a
+    /// reset, when the send queue is gone.
+    pub acknowledged: u64,
+    /// For how long nothing at all was heard while bytes are being sent again and again; `None` while all is well, and
+    /// while a peer that is alive has no room.
+    pub silence: Option<Duration>,
+}
+
+/// Asks the kernel how far a connection's bytes have come. Linux 4.1.
+///
+/// # Errors
+/// What the system says.
+pub fn delivery(stream: &impl AsRawFd) -> io::Result<Delivery> {
+    // struct tcp_info, of which `libc` knows only the begin: 8 bytes of small fields, 24 u32, then u64.
+    const RETRANSMITS_AT: usize = 2;
+    const LAST_ACK_RECEIVED_AT: usize = 8 + 12 * 4;
+    const BYTES_ACKED_AT: usize = 8 + 24 * 4 + 2 * 8;
+    let mut info = [0u8; BYTES_ACKED_AT + 8];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `info`, which is that long and has no invalid values.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result)?;
+    if (length as usize) < size_of_val(&info) {
+        return Err(Errno::ENOTSUP.into());
+    }
+    let acknowledged = u64::from_ne_bytes(info[BYTES_ACKED_AT..].try_into().expect("eight bytes"));
+    let silence = u32::from_ne_bytes(info[LAST_ACK_RECEIVED_AT..][..4].try_into().expect("four bytes"));
+    let repeating = info[RETRANSMITS_AT] > 0;
+    Ok(Delivery { acknowledged, silence: repeating.then_some(Duration::from_millis(silence.into())) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn acknowledged_follows_what_the_peers_tcp_took() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let before = delivery(&sender).unwrap().acknowledged;
+        sender.write_all(&[b'x'; 1000]).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while delivery(&sender).unwrap().acknowledged - before < 1000 {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        assert_eq!(delivery(&sender).unwrap().acknowledged - before, 1000);
+    }
+}
