@@ -1,5 +1,7 @@
 //! The program as operators and scripts meet it: verbs, what they print, exit statuses. Everything that needs no daemon.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
