@@ -1,6 +1,6 @@
 //! The program as operators and scripts meet it: verbs, what they print, exit statuses. Everything that needs no daemon.
 
-#![allow(clippy::unwrap_used, reason = "a helper of a test that fails is a test that fails")]
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write;

@@ -50,7 +50,7 @@ pub fn problems(status: &Status, earlier: Option<Earlier<'_>>) -> Vec<String> {
         for (name, output) in node.outputs.iter().filter(|(_, output)| output_is_a_problem(output)) {
             let why = output.last_error.as_ref().map_or(String::new(), |error| format!(": {error}"));
             let behind = format::messages(output.backlog_messages);
-            problems.push(format!("output {name} is not connected and {behind} behind{why}"));
+            problems.push(format!("output {name} is not connected, {behind} behind{why}"));
         }
         let before = earlier.and_then(|earlier| earlier.status.nodes.iter().find(|before| before.name == node.name));
         for (name, input) in &node.inputs {
