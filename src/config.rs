@@ -6,7 +6,7 @@
 //! separately, because `twinlog check` must also judge a file meant for another machine.
 //!
 //! serde stops at the first error, so the text becomes toml's spanned tree (`toml::de::DeTable`) and the sections take
-//! from it what they know ([`sections`](self) over `reader.rs`); what nobody took is an unknown key. To add a key: a
+//! from it what they know (`sections.rs` over `reader.rs`); what nobody took is an unknown key. To add a key: a
 //! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
 //! a section reads one table that has parts in several files, so every value keeps its own place.
 //!
@@ -27,6 +27,7 @@ mod tests;
 mod units;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +43,7 @@ pub use self::effective::show_effective;
 pub use self::environment::{check_environment, node_name};
 pub use self::path_pattern::{InvalidPathPattern, PathPattern};
 pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
+pub use self::units::Invalid;
 use crate::proto::position::NodeName;
 
 const KIB: u64 = 1024;
@@ -388,6 +390,13 @@ pub struct Loaded {
     main: String,
 }
 
+impl From<Config> for Loaded {
+    /// A configuration that is in no file.
+    fn from(config: Config) -> Loaded {
+        Loaded { config, warnings: Vec::new(), places: BTreeMap::new(), main: String::new() }
+    }
+}
+
 /// Reads one text as a whole configuration. Pure, never panics; the node is called `localhost`.
 ///
 /// # Errors
@@ -432,16 +441,27 @@ pub fn load(files: &[PathBuf], node: NodeName) -> Result<Loaded, Vec<Diagnostic>
 
 /// The main file and the drop-ins in `conf.d` beside it, in the order of their names. Hidden files are left out: editors
 /// keep their drafts so.
-#[must_use]
-pub fn files_of(main: &Path) -> Vec<PathBuf> {
+///
+/// # Errors
+/// If there is a `conf.d` that cannot be listed: going on without the drop-ins would be another configuration.
+pub fn files_of(main: &Path) -> Result<Vec<PathBuf>, Vec<Diagnostic>> {
+    let mut files = vec![main.to_owned()];
     let drop_ins = main.parent().unwrap_or(Path::new("")).join("conf.d");
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(drop_ins).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-    files.retain(|path| {
+    let listed = match std::fs::read_dir(&drop_ins) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let mut listed = listed.map_err(|error| {
+        let fix = "let this user list the directory, or remove it";
+        let name = drop_ins.display().to_string();
+        vec![Diagnostic::of_file(Severity::Error, &name, format!("cannot list it: {error}"), fix)]
+    })?;
+    listed.retain(|path| {
         let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         !hidden && path.extension().is_some_and(|extension| extension == "toml")
     });
-    files.sort();
-    files.insert(0, main.to_owned());
-    files
+    listed.sort();
+    files.append(&mut listed);
+    Ok(files)
 }

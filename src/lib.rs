@@ -1,10 +1,13 @@
 //! twinlog.
 
+pub mod admin;
+pub mod cli;
 pub mod config;
-pub mod input;
+pub mod control;
+pub mod exposition;
 pub mod journal;
+pub mod log;
 pub mod metrics;
-pub mod output;
 pub mod proto;
-pub mod supervise;
-pub mod sys;
+pub mod status;
+pub mod zones;

@@ -139,6 +139,10 @@ impl FromStr for Target {
 }
 
 fn split_protocol(text: &str) -> Result<(Option<Protocol>, &str), Invalid> {
+    // Before anything that repeats the text in a fix: this may be a password.
+    if text.contains('@') {
+        return Err(Invalid::new("cannot carry a user or a password", "leave out everything up to the @"));
+    }
     let Some((protocol, rest)) = text.split_once("://") else { return Ok((None, text)) };
     match protocol {
         "udp" => Ok((Some(Protocol::Udp), rest)),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use super::diagnostic::Severity;
 use super::reader::{Findings, Spot, nearest};
@@ -105,11 +106,11 @@ fn targets(findings: &Findings<'_>, spots: &Spots) {
 }
 
 fn file_paths(findings: &Findings<'_>, config: &Config, spots: &Spots) {
-    let mut seen: BTreeMap<&str, Option<&Spot>> = BTreeMap::new();
+    let mut seen: BTreeMap<&Path, &Spot> = BTreeMap::new();
     for output in &config.outputs {
         let OutputKind::File(file) = &output.kind else { continue };
         let Some(spot) = spots.places.get(&format!("output.{}.path", output.name)) else { continue };
-        if let Some(Some(first)) = seen.insert(file.path.as_str(), Some(spot)) {
+        if let Some(first) = seen.insert(Path::new(file.path.as_str()), spot) {
             let message = format!("the output at {} writes to the same file", findings.name_of(first));
             findings.note(Severity::Error, spot, message, "give each output its own file");
         }

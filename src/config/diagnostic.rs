@@ -82,16 +82,21 @@ impl Diagnostic {
             None if self.file.is_empty() => {}
             None => write!(f, "{}: ", self.file)?,
         }
-        writeln!(f, "{reset}{hue}{level}{reset}{bold}: {}{reset}", self.message)?;
+        writeln!(f, "{reset}{hue}{level}{reset}{bold}: {}{reset}", plain(&self.message))?;
         let Some(place) = &self.place else {
-            return if self.fix.is_empty() { Ok(()) } else { writeln!(f, "    = fix: {}", self.fix) };
+            return if self.fix.is_empty() { Ok(()) } else { writeln!(f, "    = fix: {}", plain(&self.fix)) };
         };
         let (source, column) = place.window();
         let gutter = place.line.to_string().len().max(3);
         writeln!(f, "{blue}{:>gutter$} |{reset} {source}", place.line)?;
         let mark = "^".repeat(place.width.min(source.chars().count().saturating_sub(column - 1)).max(1));
-        let line =
-            format!("{blue}{:gutter$} |{reset} {:indent$}{hue}{mark} {}{reset}", "", "", self.fix, indent = column - 1);
+        let line = format!(
+            "{blue}{:gutter$} |{reset} {:indent$}{hue}{mark} {}{reset}",
+            "",
+            "",
+            plain(&self.fix),
+            indent = column - 1
+        );
         writeln!(f, "{}", line.trim_end())
     }
 }
@@ -151,14 +156,13 @@ impl Place {
 
     /// What is shown of the line, and the column of the mark in it.
     fn window(&self) -> (String, usize) {
-        let shown = |c: char| if c.is_control() { ' ' } else { c };
         let length = self.source.chars().count();
         let skip = if length > WINDOW { self.column.saturating_sub(WINDOW_BEFORE) } else { 0 };
         let mut window = String::new();
         if skip > 0 {
             window.push('…');
         }
-        window.extend(self.source.chars().skip(skip).take(WINDOW).map(shown));
+        window.extend(self.source.chars().skip(skip).take(WINDOW).map(without_control));
         if length > skip + WINDOW {
             window.push('…');
         }
@@ -166,24 +170,37 @@ impl Place {
     }
 }
 
-/// Ends of keys whose values are secrets. Those that name a file are not.
-pub(super) fn is_secret(key: &str) -> bool {
-    let key = key.to_ascii_lowercase();
-    [
-        "password",
-        "passwd",
-        "passphrase",
-        "auth_pass",
-        "secret",
-        "token",
-        "shared_key",
-        "private_key",
-        "api_key",
-        "pair_key",
-    ]
-    .iter()
-    .any(|secret| key.ends_with(secret))
+/// Text for a terminal: what it quotes from the file could hold escape sequences.
+fn plain(text: &str) -> String {
+    text.chars().map(without_control).collect()
 }
+
+fn without_control(c: char) -> char {
+    if c.is_control() { ' ' } else { c }
+}
+
+/// Whether the value of a key is a secret. One that names a file is not.
+pub(super) fn is_secret(key: &str) -> bool {
+    let ends = |end: &&str| {
+        let (key, end) = (key.as_bytes(), end.as_bytes());
+        key.len() >= end.len() && key[key.len() - end.len()..].eq_ignore_ascii_case(end)
+    };
+    SECRETS.iter().any(ends)
+}
+
+/// Ends of keys whose values are secrets.
+const SECRETS: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "auth_pass",
+    "secret",
+    "token",
+    "shared_key",
+    "private_key",
+    "api_key",
+    "pair_key",
+];
 
 /// Replaces what follows the `=` of a secret key, and the user part of an address, by as many stars.
 fn star_secrets(line: &str) -> String {
@@ -191,15 +208,18 @@ fn star_secrets(line: &str) -> String {
         let key = line[..at].trim_end_matches([' ', '\t', '"', '\'']);
         is_secret(key).then_some(at + 1)
     });
-    let mut shown = String::with_capacity(line.len());
     let (clear, secret) = line.split_at(secret_from.unwrap_or(line.len()));
-    match (clear.find("://"), clear.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 < at && !clear[scheme + 3..at].contains([' ', '"', '\'']) => {
-            shown.push_str(&clear[..scheme + 3]);
-            shown.extend(clear[scheme + 3..at].chars().map(|_| '*'));
-            shown.push_str(&clear[at..]);
-        }
-        _ => shown.push_str(clear),
+    let mut shown = String::with_capacity(line.len());
+    if let Some(at) = clear.rfind('@') {
+        let token = clear[..at].rfind(['"', '\'', ' ', '=']).map_or(0, |quote| quote + 1);
+        let scheme = clear[token..at].find("://").map(|scheme| token + scheme + 3);
+        let user = scheme.unwrap_or(token);
+        let is_user = scheme.is_some() || clear[token..at].contains(':');
+        shown.push_str(&clear[..user]);
+        shown.extend(clear[user..at].chars().map(|c| if is_user { '*' } else { c }));
+        shown.push_str(&clear[at..]);
+    } else {
+        shown.push_str(clear);
     }
     shown.extend(secret.chars().map(|c| if c == ' ' { ' ' } else { '*' }));
     shown

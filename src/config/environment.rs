@@ -15,13 +15,13 @@ use crate::proto::position::NodeName;
 ///
 /// # Errors
 /// If that is no node name; the fix says how to give one.
-pub fn node_name(given: Option<&str>) -> Result<NodeName, Diagnostic> {
+pub fn node_name(given: Option<&str>) -> Result<NodeName, Vec<Diagnostic>> {
     let host = || gethostname().map_or(String::new(), |name| name.to_string_lossy().into_owned());
     let (name, fix) = match given {
         Some(name) => (name.to_owned(), "give --node or TWINLOG_NODE a name such as agg-a"),
         None => (host(), "the host name is none: give --node or TWINLOG_NODE"),
     };
-    name.parse().map_err(|error| Diagnostic::of_file(Severity::Error, "", format!("{error}"), fix))
+    name.parse().map_err(|error| vec![Diagnostic::of_file(Severity::Error, "", format!("{error}"), fix)])
 }
 
 /// Looks at the disk with the rights of this process: whether `data_dir` can be used and whether the directories of

@@ -4,7 +4,8 @@
 //! the keys it knows and then calls [`Table::finish`]: what nobody took is unknown. This file knows TOML and places, not
 //! what the keys mean; except for the list of keys that other versions have, which deserve more than "unknown".
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
@@ -28,11 +29,15 @@ const NOT_HERE: [(&str, &str, &str); 7] = [
     ("output.syslog", "tls", "this version has no TLS; remove the key"),
 ];
 
+/// Errors kept at most, and warnings: nobody reads more, and a hostile text must not take all memory.
+const FINDINGS_MAX: usize = 1_000;
+
 /// The texts and what was found in them so far.
 pub(super) struct Findings<'a> {
     sources: &'a [Source],
     /// Whether all texts are there and are TOML. If not, what seems to be missing may be in the part not understood.
     complete: bool,
+    errors: Cell<usize>,
     found: RefCell<Vec<Finding>>,
 }
 
@@ -52,26 +57,55 @@ pub(super) struct Spot {
 impl<'a> Findings<'a> {
     /// Parses the texts; what is no TOML is noted, the rest is in the table, one part for each text.
     pub(super) fn parse(sources: &'a [Source], complete: bool) -> (Findings<'a>, Vec<Spanned<DeTable<'a>>>) {
-        let mut findings = Findings { sources, complete, found: RefCell::new(Vec::new()) };
+        let mut findings = Findings { sources, complete, errors: Cell::new(0), found: RefCell::default() };
         let mut documents = Vec::new();
         for (file, source) in sources.iter().enumerate() {
-            let (document, errors) = DeTable::parse_recoverable(&source.text);
+            let (document, mut errors) = DeTable::parse_recoverable(&source.text);
             documents.push(document);
+            errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
+            // One for each line: the others are mostly toml's attempt to go on.
+            let mut line_end = 0;
             for error in errors {
                 let spot = Spot { file, range: error.span().unwrap_or(0..0) };
-                let (message, fix) = syntax(error.message(), source.text.get(spot.range.clone()).unwrap_or(""));
-                let diagnostic = Diagnostic::at(Severity::Error, findings.place(&spot), message, fix);
-                findings.complete = false;
-                findings.found.borrow_mut().push(Finding { spot: Some(spot), syntax: true, diagnostic });
+                if spot.range.start >= line_end {
+                    let rest = source.text.get(spot.range.start..).unwrap_or("");
+                    line_end = spot.range.start + rest.find('\n').unwrap_or(rest.len()) + 1;
+                    findings.note_syntax(spot, error.message());
+                }
             }
         }
+        findings.complete = complete && findings.found.borrow().is_empty();
         (findings, documents)
+    }
+
+    fn note_syntax(&self, spot: Spot, message: &str) {
+        let place = self.place(&spot);
+        // What is starred out in the line must not come back in the fix.
+        let text = self.sources[spot.file].text.get(spot.range.clone());
+        let text = text.filter(|text| place.source.contains(text)).unwrap_or("…");
+        let (message, fix) = syntax(message, text);
+        self.push(Some(spot), true, Diagnostic::at(Severity::Error, place, message, fix));
     }
 
     /// Notes what is wrong at a place.
     pub(super) fn note(&self, severity: Severity, spot: &Spot, message: impl Into<String>, fix: impl Into<String>) {
-        let diagnostic = Diagnostic::at(severity, self.place(spot), message, fix);
-        self.found.borrow_mut().push(Finding { spot: Some(spot.clone()), syntax: false, diagnostic });
+        // Asked before the line is copied.
+        if self.has_room(severity) {
+            self.push(Some(spot.clone()), false, Diagnostic::at(severity, self.place(spot), message, fix));
+        }
+    }
+
+    fn push(&self, spot: Option<Spot>, syntax: bool, diagnostic: Diagnostic) {
+        if self.has_room(diagnostic.severity) {
+            self.errors.set(self.errors.get() + usize::from(diagnostic.severity == Severity::Error));
+            self.found.borrow_mut().push(Finding { spot, syntax, diagnostic });
+        }
+    }
+
+    /// Counted apart, so that no number of warnings can hide an error.
+    fn has_room(&self, severity: Severity) -> bool {
+        let (errors, all) = (self.errors.get(), self.found.borrow().len());
+        FINDINGS_MAX > if severity == Severity::Error { errors } else { all - errors }
     }
 
     /// Notes that something is missing: at a place, or in the configuration as a whole.
@@ -84,7 +118,7 @@ impl<'a> Findings<'a> {
         }
         let main = self.sources.first().map_or("", |source| &source.name);
         let diagnostic = Diagnostic::of_file(Severity::Error, main, message, fix);
-        self.found.borrow_mut().push(Finding { spot: None, syntax: false, diagnostic });
+        self.push(None, false, diagnostic);
     }
 
     /// The place as diagnostics carry it.
@@ -101,27 +135,17 @@ impl<'a> Findings<'a> {
 
     /// Everything found, in the order of the files and their lines; what concerns no line comes last.
     ///
-    /// On a line that is no TOML only the first finding about that is kept: what was understood of the rest is a guess.
+    /// On a line that is no TOML only that is kept: what was understood of the rest is a guess.
     pub(super) fn take(&self) -> Vec<Diagnostic> {
         let mut found = self.found.take();
-        found.sort_by_key(|finding| {
-            let at = finding.spot.as_ref().map_or((usize::MAX, 0), |spot| (spot.file, spot.range.start));
-            (at, !finding.syntax)
-        });
+        found
+            .sort_by_key(|finding| finding.spot.as_ref().map_or((usize::MAX, 0), |spot| (spot.file, spot.range.start)));
         let line = |finding: &Finding| {
             let line = finding.diagnostic.place.as_ref().map(|place| place.line);
             finding.spot.as_ref().zip(line).map(|(spot, line)| (spot.file, line))
         };
-        let broken: Vec<_> = found.iter().filter(|finding| finding.syntax).map(line).collect();
-        let mut last = None;
-        found.retain(|finding| {
-            let line = line(finding);
-            let keep = if finding.syntax { last != line } else { !broken.contains(&line) };
-            if finding.syntax {
-                last = line;
-            }
-            keep
-        });
+        let broken: BTreeSet<_> = found.iter().filter(|finding| finding.syntax).map(line).collect();
+        found.retain(|finding| finding.syntax || !broken.contains(&line(finding)));
         found.into_iter().map(|finding| finding.diagnostic).collect()
     }
 }
@@ -205,7 +229,11 @@ impl<'a> Table<'a> {
         let parts = self.values(key).into_iter().filter_map(|value| match value.item {
             DeValue::Table(table) => Some(Part { spot: value.spot, table }),
             _ => {
-                value.error("must be a table", format!("write [{}]", self.path_of(key)));
+                let fix = match key {
+                    "input" | "output" => format!("name its kind: [[{key}.syslog]]"),
+                    _ => format!("write [{}]", self.path_of(key)),
+                };
+                value.error("must be a table", fix);
                 None
             }
         });
@@ -360,7 +388,10 @@ impl<'a> Value<'a> {
         let number = match self.item {
             DeValue::Integer(number) => u32::from_str_radix(number.as_str(), number.radix()).ok(),
             other => {
-                self.error(format!("must be a number, not {}", with_article(other)), "write a number without quotes");
+                self.error(
+                    format!("must be a number, not {}", with_article(other)),
+                    "write a number without quotes, or \"off\"",
+                );
                 return None;
             }
         };

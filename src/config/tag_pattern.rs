@@ -176,21 +176,35 @@ impl Alternative {
     }
 }
 
+/// Inside one brace: the alternatives before the last comma, and what those since then are so far. More than one,
+/// because an inner brace multiplies them.
+struct Level {
+    finished: Vec<Vec<u8>>,
+    current: Vec<Vec<u8>>,
+}
+
+impl Default for Level {
+    fn default() -> Level {
+        Level { finished: Vec::new(), current: vec![Vec::new()] }
+    }
+}
+
 /// Writes out the braces: `a.{b,c}` becomes `a.b` and `a.c`.
 fn expand(pattern: &[u8]) -> Result<Vec<Vec<u8>>, InvalidTagPattern> {
-    // One entry for each open brace and one for what is outside: finished alternatives, and the unfinished one so far.
-    let mut open: Vec<(Vec<Vec<u8>>, Vec<Vec<u8>>)> = vec![(Vec::new(), vec![Vec::new()])];
+    // The outermost, then one for each open brace.
+    let mut open = vec![Level::default()];
     let mut bytes = pattern.iter().copied();
     while let Some(byte) = bytes.next() {
         let depth = open.len();
-        let (finished, current) = open.last_mut().expect("the outermost is never closed");
+        let Level { finished, current } = open.last_mut().expect("the outermost is never closed");
         match byte {
-            b'{' => open.push((Vec::new(), vec![Vec::new()])),
+            b'{' => open.push(Level::default()),
             b',' if depth > 1 => finished.append(&mut std::mem::replace(current, vec![Vec::new()])),
             b'}' => {
-                let (mut inner, mut last) = open.pop().expect("the outermost is never closed");
+                let Level { finished: mut inner, current: mut last } =
+                    open.pop().expect("the outermost is never closed");
                 inner.append(&mut last);
-                let (_, current) = open.last_mut().ok_or(InvalidTagPattern::Brace)?;
+                let Level { current, .. } = open.last_mut().ok_or(InvalidTagPattern::Brace)?;
                 if current.len() * inner.len() > ALTERNATIVES_MAX {
                     return Err(InvalidTagPattern::TooMany);
                 }
@@ -205,7 +219,7 @@ fn expand(pattern: &[u8]) -> Result<Vec<Vec<u8>>, InvalidTagPattern> {
         }
     }
     match <[_; 1]>::try_from(open) {
-        Ok([(_, patterns)]) => Ok(patterns),
+        Ok([Level { current, .. }]) => Ok(current),
         Err(_) => Err(InvalidTagPattern::Brace),
     }
 }

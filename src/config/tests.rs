@@ -103,3 +103,420 @@ fn what_is_in_force_reads_back_the_same() {
     let loaded = read(&[source("effective.toml", &show_effective(&standalone))], node()).unwrap();
     assert_eq!(loaded.config, standalone);
 }
+
+#[test]
+fn everything_wrong_is_reported_at_once_each_with_its_place_and_one_fix() {
+    let text = r#"data_dir = 7
+password = "hunter2"
+
+[journal]
+max_size = "100MiB"
+segment_size = "64MiB"
+comit_interval = "10ms"
+when_full = "drop-oldest"
+
+[pair]
+vip = "192.0.2.10/24"
+
+[[input.syslog]]
+listn = ":514"
+max_message = "32MiB"
+
+[[input.syslog]]
+listen = ["tls://:6514", ":514", "udp://127.0.0.1:514"]
+idle_timeout = 10
+
+[[output.syslog]]
+to = "siem.example.net:514"
+match = { input = "syslog-7", tag = "{a" }
+
+[[output.syslog]]
+name = "second"
+to = "tcp://siem.example.net"
+"#;
+    let expected = r#"t.toml:1:12: error: `data_dir` must be a text, not a number
+  1 | data_dir = 7
+    |            ^ write "7"
+t.toml:2:1: error: `password` at the top level holds a secret
+  2 | password = *********
+    | ^^^^^^^^ remove it: secrets are read from files only, and this version needs none
+t.toml:6:16: error: `max_size` 100MiB holds fewer than 4 segments of 64MiB
+  6 | segment_size = "64MiB"
+    |                ^^^^^^^ set max_size = "256MiB" or more, or a smaller segment_size
+t.toml:7:1: error: unknown key `comit_interval` in [journal]
+  7 | comit_interval = "10ms"
+    | ^^^^^^^^^^^^^^ did you mean `commit_interval`?
+t.toml:8:13: error: `when_full` cannot be "drop-oldest"
+  8 | when_full = "drop-oldest"
+    |             ^^^^^^^^^^^^^ write "block" or "drop_oldest"
+t.toml:10:2: error: unknown key `pair` at the top level
+ 10 | [pair]
+    |  ^^^^ this version runs one node; remove the table until the release with pairs
+t.toml:13:1: error: `listen` is missing
+ 13 | [[input.syslog]]
+    | ^^^^^^^^^^^^^^^^ add listen = ":514"
+t.toml:14:1: error: unknown key `listn` in [[input.syslog]]
+ 14 | listn = ":514"
+    | ^^^^^ did you mean `listen`?
+t.toml:15:15: error: `max_message` must lie between 480B and 16MiB
+ 15 | max_message = "32MiB"
+    |               ^^^^^^^ write "16MiB"
+t.toml:18:11: error: `listen` cannot be tls://: this version has no TLS
+ 18 | listen = ["tls://:6514", ":514", "udp://127.0.0.1:514"]
+    |           ^^^^^^^^^^^^^ write "tcp://:6514"
+t.toml:18:34: error: udp://127.0.0.1:514 is already taken by udp://[::]:514 at t.toml:18:26
+ 18 | listen = ["tls://:6514", ":514", "udp://127.0.0.1:514"]
+    |                                  ^^^^^^^^^^^^^^^^^^^^^ choose another port, or remove one of them
+t.toml:19:16: error: `idle_timeout` needs a unit
+ 19 | idle_timeout = 10
+    |                ^^ write "10s"
+t.toml:21:1: warning: without a name this output is `syslog-0` only as long as the order stays
+ 21 | [[output.syslog]]
+    | ^^^^^^^^^^^^^^^^^ add name = "syslog-0": its place in the journal is kept under it
+t.toml:22:6: error: `to` needs a protocol
+ 22 | to = "siem.example.net:514"
+    |      ^^^^^^^^^^^^^^^^^^^^^^ write "tcp://siem.example.net:514" or "udp://siem.example.net:514"
+t.toml:23:19: error: there is no input `syslog-7`
+ 23 | match = { input = "syslog-7", tag = "{a" }
+    |                   ^^^^^^^^^^ did you mean "syslog-0"?
+t.toml:23:37: error: `tag` has a brace without its partner
+ 23 | match = { input = "syslog-7", tag = "{a" }
+    |                                     ^^^^ write a pattern such as "app.**" or "{a,b}.*"
+15 errors, 1 warning
+"#;
+    assert_eq!(report(&parse(text, "t.toml").unwrap_err()), expected);
+}
+
+#[test]
+fn each_mistake_is_named() {
+    let input = |keys: &str| format!("[[input.syslog]]\nlisten = \":514\"\n{keys}\n[[output.stdout]]\n");
+    let output = |table: &str| format!("[[input.syslog]]\nlisten = \":514\"\n{table}\n");
+    for (text, expected) in [
+        (
+            String::new(),
+            vec![
+                "error: there is no input, so nothing would come in",
+                "error: there is no output, so the journal would only fill",
+            ],
+        ),
+        (
+            "[[input]]\nlisten = 1\n[[output.stdout]]".into(),
+            vec!["1:1: error: `input` must be a table", "error: there is no input, so nothing would come in"],
+        ),
+        ("[[input.sylog]]\n[[output.stdout]]".into(), vec!["1:9: error: unknown key `sylog` in [input]"]),
+        (
+            "[input.syslog]\nlisten = \":514\"\n[[output.stdout]]".into(),
+            vec!["1:1: error: `syslog` is a list of tables"],
+        ),
+        (
+            "[[input.syslog]]\nlisten = 514\n[[output.stdout]]".into(),
+            vec!["2:10: error: `listen` needs a colon before the port"],
+        ),
+        ("[[input.syslog]]\nlisten = []\n[[output.stdout]]".into(), vec!["2:10: error: `listen` is empty"]),
+        (
+            "[[input.syslog]]\nlisten = [\":0\"]\n[[output.stdout]]".into(),
+            vec![
+                "2:11: warning: udp://[::]:0 gets another port at every start",
+                "2:11: warning: tcp://[::]:0 gets another port at every start",
+            ],
+        ),
+        (input("max_message = \"100B\""), vec!["3:15: error: `max_message` must lie between 480B and 16MiB"]),
+        (input("max_message = \"64KB\""), vec!["3:15: error: `max_message` has no unit \"KB\""]),
+        (input("max_message = [\"64KiB\"]"), vec!["3:15: error: `max_message` must be one text, not a list"]),
+        (input("max_connections = 0"), vec!["3:19: error: `max_connections` must lie between 1 and 4294967295"]),
+        (input("max_connections = \"9\""), vec!["3:19: error: `max_connections` must be a number, not a text"]),
+        (input("max_connections = \"off\"\nidle_timeout = \"off\""), vec![]),
+        (
+            input("allow = [\"10.0.0.0/8\", \"10.0.0.1/8\", \"x\"]"),
+            vec![
+                "3:24: error: `allow` has host bits set behind the prefix of \"10.0.0.1/8\"",
+                "3:38: error: `allow` has no network \"x\"",
+            ],
+        ),
+        (input("timezone = \"middle earth\""), vec!["3:12: error: `timezone` has no time zone \"middle earth\""]),
+        (input("timezone = \"+15:00\""), vec!["3:12: error: `timezone` has no time zone \"+15:00\""]),
+        (input("timezone = \"-03:30\""), vec![]),
+        (input("tag = \"\""), vec!["3:7: error: `tag` has 1 to 255 bytes"]),
+        (input("name = \"größe\""), vec!["3:8: error: `name` has 1 to 64 letters, digits, '.', '-' or '_'"]),
+        (
+            input("name = \"syslog-1\"\n[[input.syslog]]\nlisten = \":515\""),
+            vec!["3:8: error: the name `syslog-1` is already that of the input at t.toml:4:1"],
+        ),
+        (
+            input("[[input.syslog]]\nlisten = \"udp://:514\""),
+            vec!["4:10: error: udp://[::]:514 is already taken by udp://[::]:514 at t.toml:2:10"],
+        ),
+        (input("tls = { cert_file = \"a\" }"), vec!["3:1: error: unknown key `tls` in [[input.syslog]]"]),
+        (
+            input("[admin]\nlisten = \":514\""),
+            vec!["4:10: error: tcp://[::]:514 is already taken by tcp://[::]:514 at t.toml:2:10"],
+        ),
+        (
+            input("[log]\nlevel = \"warning\"\ncolour = 1"),
+            vec!["4:9: error: `level` cannot be \"warning\"", "5:1: error: unknown key `colour` in [log]"],
+        ),
+        (
+            input("[journal]\nacknowledge = \"replicated\""),
+            vec!["4:15: error: `acknowledge` cannot be \"replicated\" on a node without a pair"],
+        ),
+        (
+            input("[journal]\nmax_size = \"200MiB\""),
+            vec!["4:12: error: `max_size` 200MiB holds fewer than 4 segments of 64MiB"],
+        ),
+        (
+            input("[journal]\nmax_size = \"1GB\"\nsegment_size = 65536"),
+            vec!["4:12: error: `max_size` has no unit \"GB\"", "5:16: error: `segment_size` needs a unit"],
+        ),
+        (
+            input("[[hook]]\non = \"active\"\n[[input.forward]]\nlisten = 1"),
+            vec!["3:3: error: unknown key `hook` at the top level", "5:9: error: unknown key `forward` in [input]"],
+        ),
+        (
+            input("[output.stdout]"),
+            vec!["3:1: error: `stdout` is a list of tables", "4:10: error: `stdout` is here a second time"],
+        ),
+        (output("[[output.file]]"), vec!["3:1: error: `path` is missing"]),
+        (
+            output("[[output.file]]\npath = \"/var/log/%Q\""),
+            vec!["4:8: error: `path` has a `%` field that is not known"],
+        ),
+        (
+            output("[[output.file]]\nname = \"a\"\npath = \"/a/b\"\n[[output.file]]\nname = \"b\"\npath = \"/a//b\""),
+            vec!["8:8: error: the output at t.toml:5:8 writes to the same file"],
+        ),
+        (
+            output("[[output.file]]\npath = \"/a\"\nrotate = { keep = 3 }"),
+            vec!["5:19: warning: `keep` has no effect: without size or age no new file is begun"],
+        ),
+        (
+            output("[[output.file]]\npath = \"/a\"\n[[output.stdout]]\nname = \"file-0\""),
+            vec!["6:8: error: the name `file-0` is already that of the output at t.toml:3:1"],
+        ),
+        (
+            output("[[output.syslog]]\nto = [\"tcp://a\", \"tcp://a:514\"]"),
+            vec!["4:18: error: tcp://a:514 is in the list twice"],
+        ),
+        (
+            output("[[output.syslog]]\nto = \"udp://127.0.0.1\""),
+            vec![
+                "4:6: error: udp://127.0.0.1:514 is this node's own udp://[::]:514: every message would come back for ever",
+            ],
+        ),
+        (
+            output("[[output.syslog]]\nto = \"udp://a\"\nframing = \"octet\""),
+            vec!["5:11: warning: `framing` has no effect over UDP, where a datagram is a message"],
+        ),
+        (output("[[output.syslog]]\nframing = \"octet\"\nto = \"tcp://a\""), vec![]),
+        (
+            output("[[output.stdout]]\nretry = { min = \"1min\", max = \"30s\" }"),
+            vec!["4:17: error: `min` must not be longer than `max`, 30s"],
+        ),
+        (
+            output(
+                "[[output.stdout]]\nmatch = { facility = \"local9\", severity_at_least = \"bad\", tag = [\"a\", 3] }",
+            ),
+            vec![
+                "4:22: error: `facility` has no facility \"local9\"",
+                "4:52: error: `severity_at_least` has no severity \"bad\"",
+                "4:71: error: `tag` must be a text, not a number",
+            ],
+        ),
+        (output("[[output.stdout]]\nmatch = true"), vec!["4:9: error: `match` must be a table"]),
+    ] {
+        assert_eq!(wrong(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_no_toml_does_not_hide_the_rest() {
+    let text = "data_dir = \n[journal]\nmax_sise = \"1GiB\"\nsegment_size = 64MiB\n[[input.syslog]]\nlisten = \":514\"\nlisten = \":515\"\n";
+    let expected = [
+        "1:12: error: string values must be quoted",
+        "3:1: error: unknown key `max_sise` in [journal]",
+        "4:16: error: string values must be quoted",
+        "7:1: error: `listen` is here a second time",
+    ];
+    assert_eq!(wrong(text), expected, "and the missing output is not claimed");
+}
+
+#[test]
+fn drop_ins_add_and_may_not_redefine() {
+    let main =
+        source("twinlog.toml", "[log]\nlevel = \"warn\"\n[[input.syslog]]\nlisten = \":514\"\n[[output.stdout]]\n");
+    let more = source("conf.d/10-more.toml", "[[input.syslog]]\nlisten = \":515\"\n[log]\nformat = \"json\"\n");
+    let again = source("conf.d/20-again.toml", "data_dir = \"/x\"\n[log]\nlevel = \"info\"\n");
+    let loaded = read(&[main.clone(), more.clone()], node()).unwrap();
+    assert_eq!(loaded.config.inputs.iter().map(Input::name).collect::<Vec<_>>(), ["syslog-0", "syslog-1"]);
+    assert_eq!((loaded.config.log.level, loaded.config.log.format), (LogLevel::Warn, LogFormat::Json));
+    let expected = r#"conf.d/20-again.toml:3:9: error: `log.level` is already set at twinlog.toml:2:9
+  3 | level = "info"
+    |         ^^^^^^ keep one of them
+1 error
+"#;
+    assert_eq!(report(&read(&[main, more, again], node()).unwrap_err()), expected);
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    for text in [
+        "password = \"hunter2\"",
+        "password = hunter2",
+        "password = \"hunter2",
+        "[admin]\nadmin_token = \"hunter2\"",
+        "[[output.syslog]]\nto = \"tcp://me:hunter2@siem\"",
+        "[[output.syslog]]\nto = \"me:hunter2@siem\"",
+        "[[output.syslog]]\nto = [\"https://me:hunter2@siem\"]",
+        "[[output.stdout]]\nretry = { min = 3, \"shared_key\" = 'hunter2' }",
+    ] {
+        let shown = report(&parse(text, "t.toml").unwrap_err());
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("***"), "{shown}");
+    }
+}
+
+#[test]
+fn a_long_or_wild_line_is_shown_in_a_window() {
+    let text = format!("allow = [{}\"x\"]\n\"\\u001b[31m\" = 1\n\t[log]\n\tlevel\t= 1", "\"10.0.0.0/8\", ".repeat(60));
+    let diagnostics =
+        parse(&format!("[[output.stdout]]\n[[input.syslog]]\nlisten = \":514\"\n{text}"), "t.toml").unwrap_err();
+    let shown = report(&diagnostics);
+    assert!(shown.lines().all(|line| line.chars().count() < 180), "{shown}");
+    assert!(!shown.contains('\x1b') && !shown.contains('\t'), "{shown}");
+    assert!(shown.contains("  7 |  level = 1\n    |          ^ write \"error\""), "{shown}");
+    let coloured = Report { diagnostics: &diagnostics, colour: true }.to_string();
+    assert!(coloured.contains("\x1b[1;31merror\x1b[0m"), "{coloured}");
+}
+
+#[test]
+fn files_are_taken_in_the_order_of_their_names_and_all_are_looked_at() {
+    let directory = Scratch::new("files");
+    let main = directory.0.join("twinlog.toml");
+    std::fs::write(&main, SMALLEST).unwrap();
+    assert_eq!(files_of(&main).unwrap(), std::slice::from_ref(&main));
+    let drop_ins = directory.0.join("conf.d");
+    std::fs::create_dir(&drop_ins).unwrap();
+    for (name, text) in
+        [("20-b.toml", &b"# \xff"[..]), ("10-a.toml", b"[log]\nlevl = 1"), (".#x.toml", b"x"), ("y.bak", b"x")]
+    {
+        std::fs::write(drop_ins.join(name), text).unwrap();
+    }
+    let files = files_of(&main).unwrap();
+    assert_eq!(files, [main, drop_ins.join("10-a.toml"), drop_ins.join("20-b.toml")]);
+    let shown = report(&load(&files, node()).unwrap_err()).replace(directory.0.to_str().unwrap(), "");
+    let expected = "/conf.d/20-b.toml:1:3: error: the file is not UTF-8 from here on\n  1 | # \u{fffd}\n    |   ^ save it as UTF-8\n\
+        /conf.d/10-a.toml:2:1: error: unknown key `levl` in [log]\n  2 | levl = 1\n    | ^^^^ did you mean `level`?\n2 errors\n";
+    assert_eq!(shown, expected);
+    let missing = load(&[directory.0.join("none.toml")], node()).unwrap_err();
+    assert_eq!(missing.len(), 1);
+    assert!(missing[0].message.starts_with("cannot read it: No such file"), "{missing:?}");
+}
+
+#[test]
+fn the_environment_is_judged_with_the_place_of_the_key() {
+    let directory = Scratch::new("environment");
+    let here = directory.0.to_str().unwrap();
+    std::fs::write(directory.0.join("file"), "").unwrap();
+    let check = |data_dir: &str, output: &str| {
+        let text = format!("data_dir = \"{here}/{data_dir}\"\n{SMALLEST}[[output.file]]\npath = \"{here}/{output}\"\n");
+        report(&check_environment(&parse(&text, "t.toml").unwrap())).replace(here, "")
+    };
+    assert_eq!(check("new/deep", "%Y.log"), "");
+    let shown = check("file", "none/%Y/x.log");
+    assert!(shown.starts_with("t.toml:1:12: error: /file is no directory\n"), "{shown}");
+    assert!(shown.contains("t.toml:6:8: error: the directory /none is not there\n"), "{shown}");
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+        .create(directory.0.join("open"))
+        .unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(directory.0.join("open"), open).unwrap();
+    assert!(check("open", "x.log").contains("t.toml:1:12: warning: others may write to /open (mode 0777)\n"));
+    assert!(check_environment(&Config::standalone_default(node()).into()).is_empty());
+}
+
+#[test]
+fn the_node_is_named_by_what_is_given() {
+    assert_eq!(node_name(Some("agg-a")).unwrap(), node());
+    let wrong = node_name(Some("agg a")).unwrap_err()[0].to_string();
+    assert!(wrong.starts_with("error: a node name has 1 to 64 letters"), "{wrong}");
+}
+
+#[test]
+fn no_text_makes_it_panic_and_what_is_accepted_reads_back_the_same() {
+    let mut random = fastrand::Rng::with_seed(514);
+    let pieces: Vec<&str> = COMPLETE.split_inclusive([' ', '\n', '"']).collect();
+    let odd = [
+        "\"",
+        "\"\"\"",
+        "[",
+        "]",
+        "{",
+        "}",
+        "=",
+        "\n",
+        "\\",
+        "é",
+        "\u{0}",
+        "-1",
+        "99999999999999999999",
+        "0x10",
+        "1e400",
+        "nan",
+        "1979-05-27",
+    ];
+    let mut accepted = 0;
+    for _ in 0..20_000 {
+        let mut text = COMPLETE.to_owned();
+        for _ in 0..random.usize(1..4) {
+            let at = text.floor_char_boundary(random.usize(..=text.len()));
+            let end = text.floor_char_boundary((at + random.usize(..6)).min(text.len()));
+            match random.u8(..4) {
+                0 => text.replace_range(at..end, ""),
+                1 => text.insert_str(at, odd[random.usize(..odd.len())]),
+                2 => text.insert_str(at, pieces[random.usize(..pieces.len())]),
+                _ => text.replace_range(at..end, odd[random.usize(..odd.len())]),
+            }
+        }
+        match parse(&text, "t.toml") {
+            Ok(loaded) => {
+                accepted += 1;
+                let again = parse(&show_effective(&loaded.config), "t.toml")
+                    .unwrap_or_else(|d| panic!("{}\n{text}", report(&d)));
+                assert_eq!(again.config, loaded.config, "{text}");
+            }
+            Err(diagnostics) => {
+                assert!(diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error), "{text}");
+                assert!(!report(&diagnostics).is_empty());
+            }
+        }
+    }
+    assert!(accepted > 1000, "{accepted}");
+}
+
+#[test]
+fn a_deep_or_huge_text_ends_in_diagnostics() {
+    for text in ["[".repeat(50_000), "a = [".repeat(50_000), "a.".repeat(50_000), "a = {a = ".repeat(50_000)] {
+        assert!(parse(&text, "t.toml").is_err());
+    }
+    let many: String = (0..2_000).map(|number| format!("key-{number} = 1\n")).collect();
+    assert_eq!(parse(&many, "t.toml").unwrap_err().len(), 1_000, "nobody reads more");
+    let ports = "\":0\", ".repeat(600);
+    let warned = format!("[[input.syslog]]\nlisten = [{ports}]\n[[output.stdout]]\nname = \"-\"\nx = 1\n");
+    assert!(parse(&warned, "t.toml").is_err(), "warnings never push out an error");
+}
+
+/// A directory that is gone after the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("twinlog-config-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

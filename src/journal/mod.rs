@@ -295,6 +295,12 @@ impl Journal {
         self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(output);
     }
 
+    /// What every output has delivered, by name. Unlike [`cursor`](Journal::cursor) it makes none: for looking on.
+    #[must_use]
+    pub fn delivered(&self) -> BTreeMap<String, Mark> {
+        self.shared.marks()
+    }
+
     /// How far the journal is.
     #[must_use]
     pub fn progress(&self) -> Progress {

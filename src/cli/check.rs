@@ -1,0 +1,77 @@
+//! `twinlog check`.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+
+use super::configuration;
+use super::{Exit, Failure, Shared};
+use crate::config::{self, DEFAULT_FILE, Diagnostic, Loaded, Report, Severity, Source};
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Main file; `-` reads it from stdin. Default: what `run` would use
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Print every value in force, defaults included, as a configuration
+    #[arg(long)]
+    show_effective: bool,
+    /// Treat warnings as errors
+    #[arg(long)]
+    strict: bool,
+}
+
+impl Check {
+    pub(super) fn execute(&self, shared: &Shared) -> anyhow::Result<Exit> {
+        let (file, outcome) = self.read(shared)?;
+        let (loaded, diagnostics) = match outcome {
+            Ok(loaded) => {
+                let mut diagnostics = loaded.warnings.clone();
+                if self.file.is_none() {
+                    diagnostics.extend(config::check_environment(&loaded));
+                }
+                (Some(loaded), diagnostics)
+            }
+            Err(diagnostics) => (None, diagnostics),
+        };
+        let bad = |diagnostic: &Diagnostic| self.strict || diagnostic.severity == Severity::Error;
+        let wrong = diagnostics.iter().any(bad);
+        let mut out = io::stdout().lock();
+        if shared.json {
+            let effective = loaded.as_ref().filter(|_| self.show_effective);
+            let effective = effective.map(|loaded| config::show_effective(&loaded.config));
+            let answer = json!({ "v": 1, "ok": !wrong, "diagnostics": diagnostics, "effective": effective });
+            writeln!(out, "{answer}")?;
+        } else {
+            let colour = shared.color.on(&io::stderr());
+            eprint!("{}", Report { diagnostics: &diagnostics, colour });
+            match &loaded {
+                Some(loaded) if self.show_effective => write!(out, "{}", config::show_effective(&loaded.config))?,
+                Some(_) if !wrong && !shared.quiet => writeln!(out, "{file}: fine")?,
+                _ => {}
+            }
+        }
+        Ok(if wrong { Exit::Config } else { Exit::Done })
+    }
+
+    fn read(&self, shared: &Shared) -> anyhow::Result<(String, Result<Loaded, Vec<Diagnostic>>)> {
+        let node = configuration::node(shared)?;
+        if self.file.as_deref() == Some(Path::new("-")) {
+            let mut bytes = Vec::new();
+            io::stdin().read_to_end(&mut bytes).context("cannot read stdin")?;
+            let text = String::from_utf8(bytes)
+                .map_err(|_| Failure::new(Exit::Config, "<stdin>: error: the file is not UTF-8"))?;
+            let source = Source { name: "<stdin>".to_owned(), text };
+            return Ok((source.name.clone(), config::read(&[source], node)));
+        }
+        let Some(file) = self.file.clone().or_else(|| configuration::file(shared)) else {
+            let message = format!("there is no configuration at {DEFAULT_FILE}; name a file: twinlog check FILE");
+            return Err(Failure::new(Exit::Config, message).into());
+        };
+        Ok((file.display().to_string(), config::load(&config::files_of(&file), node)))
+    }
+}

@@ -1,0 +1,63 @@
+//! Which configuration a verb means: `--config`, else the default file if it is there, else none.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Exit, Failure, Shared};
+use crate::config::{self, Config, DEFAULT_FILE, Diagnostic, Report};
+use crate::proto::position::NodeName;
+
+/// What `run` runs with.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// The main file, to read again; `None` for the receiver that needs none.
+    pub file: Option<PathBuf>,
+    /// What should be said about it.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// The configuration that `run` runs with.
+///
+/// # Errors
+/// A [`Failure`] with all diagnostics as its message.
+pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
+    let node = node(shared)?;
+    let Some(file) = file(shared) else {
+        return Ok(Loaded { config: Config::standalone_default(node), file: None, warnings: Vec::new() });
+    };
+    match config::load(&config::files_of(&file), node) {
+        Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file: Some(file), warnings }),
+        Err(diagnostics) => Err(refused(shared, &diagnostics)),
+    }
+}
+
+/// The configuration as far as it can be read, for verbs that only look: a broken file on the disk must not keep
+/// anyone from a daemon that runs.
+pub(super) fn for_looking(shared: &Shared) -> Option<Config> {
+    for_run(shared).ok().map(|loaded| loaded.config)
+}
+
+/// The control socket to talk to.
+pub(super) fn socket(shared: &Shared) -> PathBuf {
+    let configured = || for_looking(shared).map(|config| config.control_socket);
+    shared.socket.clone().or_else(configured).unwrap_or_else(|| PathBuf::from("/run/twinlog/control.sock"))
+}
+
+/// The main file; `None` if none was named and the default is not there.
+pub(super) fn file(shared: &Shared) -> Option<PathBuf> {
+    let is_there = |path: &Path| !path.metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    shared.config.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| is_there(path)))
+}
+
+/// This node's name.
+pub(super) fn node(shared: &Shared) -> Result<NodeName, Failure> {
+    config::node_name(shared.node.as_deref()).map_err(|diagnostic| refused(shared, &[diagnostic]))
+}
+
+/// A refusal that shows all diagnostics.
+pub(super) fn refused(shared: &Shared, diagnostics: &[Diagnostic]) -> Failure {
+    let colour = shared.color.on(&io::stderr());
+    Failure::new(Exit::Config, Report { diagnostics, colour }.to_string().trim_end())
+}

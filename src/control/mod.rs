@@ -1,0 +1,59 @@
+//! The control socket: what the command line, scripts and `curl --unix-socket` ask of a running daemon.
+//!
+//! HTTP/1.1, because everyone has a client for it. The same answers are on the admin listener (`admin.rs`), except
+//! those that change something or show messages: these need the rights on the socket's file.
+//!
+//! | Path | Answer | Admin too |
+//! |---|---|---|
+//! | `GET /status.json` | [`Status`](crate::status::Status) | yes |
+//! | `GET /metrics` | OpenMetrics text | yes |
+//! | `GET /livez`, `/healthz` | 200 while the journal's thread moves, else 503 | yes |
+//! | `GET /readyz` | 200 if it could serve, else 503; a line for each check | yes |
+//! | `GET /active` | 200 on the node that serves, else 503 | yes |
+//! | `GET /tail?limit=N&input=NAME&raw=1` | messages as JSON lines, as long as the client stays | no |
+//! | `POST /reload` | 200 [`ReloadReport`], 422 [`ReloadRefused`] | no |
+//!
+//! - `server`: the socket and its connections. `client`: the other end. `answer`: the table above. `serve`: one
+//!   connection, with the limits that make a slow or hostile client cost only itself. `health`, `tail`: what they say.
+
+pub mod client;
+pub mod server;
+
+pub(crate) mod answer;
+mod health;
+pub(crate) mod serve;
+mod tail;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+/// Most requests that wait for the daemon's main loop.
+pub const REQUESTS_MAX: usize = 16;
+
+/// What the daemon's main loop is asked to do. The channel holds [`REQUESTS_MAX`]; beyond, a client hears 503.
+#[derive(Debug)]
+pub enum Request {
+    /// Read the configuration again and apply it, or nothing of it.
+    Reload {
+        /// Gets the outcome. Whoever asked may have gone meanwhile.
+        reply: oneshot::Sender<Result<ReloadReport, ReloadRefused>>,
+    },
+}
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// One line for each change (`output siem: restarted`); empty if the files say what is in force.
+    pub changes: Vec<String>,
+    /// Warnings about the files, as `check` shows them.
+    pub warnings: Vec<String>,
+}
+
+/// Why a reload changed nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadRefused {
+    /// In one line, e.g. `3 errors in the configuration` or `data_dir cannot change without a restart`.
+    pub reason: String,
+    /// The configuration's errors and warnings, as `check` shows them; empty if the files are fine.
+    pub diagnostics: Vec<String>,
+}

@@ -1,0 +1,47 @@
+//! The program: parses its arguments, starts the daemon or executes a verb, and ends with the contract's exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use twinlog::cli::{self, Cli, Exit, Verb};
+use twinlog::log;
+
+// Until src/daemon.rs is there.
+mod daemon {
+    pub fn run(_config: twinlog::config::Config, _files: Option<std::path::PathBuf>) -> anyhow::Result<()> {
+        anyhow::bail!("this build has no daemon yet")
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ended = match cli.verb {
+        Verb::Run => run(&cli),
+        _ => cli::execute(cli),
+    };
+    let exit = ended.unwrap_or_else(|error| {
+        let exit = cli::exit_of(&error);
+        let message = format!("{error:#}");
+        if exit != Exit::Done && !message.is_empty() {
+            // Diagnostics of a configuration begin with their place, so that an editor can jump there.
+            let prefix = if exit == Exit::Config { "" } else { "twinlog: " };
+            eprintln!("{prefix}{message}");
+        }
+        exit
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn run(cli: &Cli) -> anyhow::Result<Exit> {
+    let loaded = cli::for_run(&cli.shared)?;
+    log::init(&loaded.config.log)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{}", warning.to_string().trim_end());
+    }
+    if loaded.file.is_none() {
+        tracing::info!("no configuration file: syslog on 127.0.0.1:5514, messages to stdout, data in ./twinlog-data");
+        tracing::info!("try: logger --server 127.0.0.1 --port 5514 --udp hello");
+    }
+    daemon::run(loaded.config, loaded.file)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,432 @@
+//! What a node says about itself: one value, made on request from what the parts publish.
+//!
+//! [`Observed`] is everything a look needs; [`Observed::status`] is the look. The shape is the contract of
+//! `status --json`; people read [`text`]. Nothing here is kept: rates are the reader's subtraction of two looks.
+//!
+//! This version is one node. `pair` is an empty object, and `vrrp`, `link` and a journal's `replicated` are `null`: a
+//! node without a virtual router is in none of its states, and nothing else holds a copy.
+
+pub mod format;
+mod table;
+pub mod text;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::config::{Config, Input, Listen, Output, OutputKind};
+use crate::journal::{Journal, Progress, State};
+use crate::metrics::{InputMetrics, Metrics, OutputMetrics};
+use crate::proto::envelope::Timestamp;
+use crate::proto::position::{Mark, NodeName};
+use crate::proto::stage::Stage;
+
+/// Version of the JSON shape: raised when a key changes its meaning or goes.
+pub const SCHEMA: u32 = 1;
+/// Time without a sign of life of the journal's thread after which the node is not well. It gives one every 100 ms.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
+
+/// Everything a look needs: handles to what the parts of a running daemon publish.
+#[derive(Debug)]
+pub struct Observed {
+    /// The own journal.
+    pub journal: Arc<Journal>,
+    /// When the journal's thread gave a sign of life: made with the journal, by [`Pulse::of`].
+    pub pulse: Pulse,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// The stage that the data plane follows.
+    pub stage: watch::Receiver<Stage>,
+    /// Whether every configured input has all its sockets.
+    pub listening: watch::Receiver<bool>,
+    /// When the daemon started.
+    pub started: Started,
+    /// This node.
+    pub node: NodeName,
+    /// The configuration in force.
+    pub config: watch::Receiver<Arc<Config>>,
+    /// What is wrong, in words for an operator; empty when nothing is. What the journal itself says is added to it.
+    pub faults: watch::Receiver<Vec<String>>,
+    /// How the last reload went; the start counts as one.
+    pub reload: watch::Receiver<LastReload>,
+}
+
+/// When the daemon started, on both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// For people.
+    pub time: SystemTime,
+    /// For durations.
+    pub instant: Instant,
+}
+
+impl Started {
+    /// Now.
+    #[must_use]
+    pub fn now() -> Started {
+        Started { time: SystemTime::now(), instant: Instant::now() }
+    }
+}
+
+/// How the last reload went.
+#[derive(Clone, Copy, Debug)]
+pub struct LastReload {
+    /// Whether the new configuration is in force.
+    pub successful: bool,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// Tells how long ago the journal's thread gave a sign of life.
+///
+/// The heartbeat is in milliseconds since that thread started, so one reading taken with the clock beside it tells the
+/// age of every later one, to within the 100 ms between two beats.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    beat: u64,
+    at: Instant,
+}
+
+impl Pulse {
+    /// The pulse of a journal that was opened just now.
+    #[must_use]
+    pub fn of(journal: &Journal, now: Instant) -> Pulse {
+        Pulse { beat: journal.heartbeat(), at: now }
+    }
+
+    fn age(&self, beat: u64, now: Instant) -> Duration {
+        let beat_at = Duration::from_millis(beat.saturating_sub(self.beat));
+        now.saturating_duration_since(self.at).saturating_sub(beat_at)
+    }
+}
+
+/// What `status --json` says.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub v: u32,
+    /// What the two nodes share; empty without a pair.
+    pub pair: Pair,
+    /// This node first, then the peer as it last told us.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// What the two nodes of a pair share. Empty: this version is one node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Pair {}
+
+/// One node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// The version that runs.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since the daemon started.
+    pub uptime_seconds: f64,
+    /// `standalone`; `active` and `standby` in a pair.
+    pub role: String,
+    /// `serving`, `quiescing`, `stopping`; with a pair also `handing_over`, `flushing`, `drained`.
+    pub stage: String,
+    /// What is wrong, in words; empty when nothing is.
+    pub faults: Vec<String>,
+    /// Whether this node holds nothing that was not delivered.
+    pub safe_to_drain: bool,
+    /// Why, or why not.
+    pub safe_to_drain_reason: String,
+    /// The virtual router; `null` without a pair.
+    pub vrrp: Option<serde_json::Value>,
+    /// The link to the peer; `null` without a pair.
+    pub link: Option<serde_json::Value>,
+    /// The own journal; with a pair also the mirror.
+    pub journals: Vec<JournalStatus>,
+    /// By name.
+    pub inputs: BTreeMap<String, InputStatus>,
+    /// By name.
+    pub outputs: BTreeMap<String, OutputStatus>,
+}
+
+/// One journal. Positions are bytes in its endless stream.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JournalStatus {
+    /// `own`; with a pair also `mirror`.
+    pub journal: String,
+    /// `NODE/INCARNATION`.
+    pub id: String,
+    /// `writing`, `waiting` or `poisoned`.
+    pub state: String,
+    /// Why it is not writing.
+    pub state_reason: Option<String>,
+    /// Everything before was taken in.
+    pub appended: u64,
+    /// Everything before is on this node's disk.
+    pub durable: u64,
+    /// Everything before is on the peer's disk; `null` without a pair.
+    pub replicated: Option<u64>,
+    /// Everything before was delivered by every output.
+    pub delivered: u64,
+    /// Bytes on the disk, delivered segments that are not yet removed included.
+    pub bytes: u64,
+    /// Most bytes it may have.
+    pub max_bytes: u64,
+    /// Files.
+    pub segments: usize,
+    /// Messages taken in that at least one output has not delivered.
+    pub messages: u64,
+    /// Age of the oldest of them in seconds; 0 if there is none.
+    pub oldest_seconds: f64,
+    /// Messages taken in since the journal was made.
+    pub messages_total: u64,
+    /// Undelivered messages given up because the journal was full (`when_full = "drop_oldest"`), since the start.
+    pub dropped_messages: u64,
+}
+
+/// One input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InputStatus {
+    /// Messages taken in since the start.
+    pub messages: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Connections now open.
+    pub connections: i64,
+    /// What was refused, or noted about a message that was kept, by reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Datagrams that the kernel dropped because nobody read them in time.
+    pub kernel_drops: u64,
+    /// Where it listens.
+    pub listen: Vec<String>,
+    /// Seconds since the newest message; `null` if there was none.
+    pub silent_seconds: Option<f64>,
+}
+
+/// One output.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OutputStatus {
+    /// Messages that left, repeats included.
+    pub sent: u64,
+    /// Messages known to have arrived.
+    pub acknowledged: u64,
+    /// Messages that left and are not known to have arrived.
+    pub in_flight: i64,
+    /// Tries after the first.
+    pub retries: u64,
+    /// Whether its destination is there.
+    pub connected: bool,
+    /// Messages taken in and not delivered.
+    pub backlog_messages: u64,
+    /// Bytes of the journal that they take.
+    pub backlog_bytes: u64,
+    /// Age in seconds of the oldest message that is not delivered; 0 if there is none.
+    pub lag_seconds: f64,
+    /// The newest error; it may be over.
+    pub last_error: Option<String>,
+    /// Destinations, the primary first.
+    pub to: Vec<String>,
+    /// The one in use.
+    pub target: Option<String>,
+    /// Everything before this position was delivered.
+    pub delivered: u64,
+    /// Failures by reason.
+    pub errors: BTreeMap<String, u64>,
+    /// Messages that will never be delivered, by reason.
+    pub lost: BTreeMap<String, u64>,
+}
+
+impl Observed {
+    /// Looks.
+    #[must_use]
+    pub fn status(&self, now: SystemTime) -> Status {
+        let now = timestamp(now);
+        let config = self.config.borrow().clone();
+        // The cursors first: what is delivered in between then makes the backlog too large, never too small.
+        let delivered = self.journal.delivered();
+        let progress = self.journal.progress();
+        let of = |output: &Output| {
+            let mark = delivered.get(&output.name).copied().unwrap_or(progress.oldest);
+            (output.name.clone(), output_status(output, &self.metrics.output(&output.name), mark, &progress, now))
+        };
+        let outputs: BTreeMap<_, _> = config.outputs.iter().map(of).collect();
+        let inputs = config
+            .inputs
+            .iter()
+            .map(|input| (input.name().to_owned(), input_status(input, &self.metrics.input(input.name()), now)));
+        let journal = self.journal_status(&progress, &outputs, config.journal.max_size);
+        let (safe_to_drain, safe_to_drain_reason) = safe_to_drain(&journal, &outputs);
+        let node = NodeStatus {
+            name: self.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: (self.started.instant.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            role: "standalone".to_owned(),
+            stage: self.stage.borrow().as_str().to_owned(),
+            faults: self.faults(),
+            safe_to_drain,
+            safe_to_drain_reason,
+            vrrp: None,
+            link: None,
+            journals: vec![journal],
+            inputs: inputs.collect(),
+            outputs,
+        };
+        Status { v: SCHEMA, pair: Pair {}, nodes: vec![node] }
+    }
+
+    /// What is wrong: what the daemon says, and what the journal's state says.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = self.faults.borrow().clone();
+        match &*self.journal.state().borrow() {
+            State::Writing => {}
+            State::Waiting(why) => faults.push(format!("the journal waits: {why}")),
+            State::Poisoned(why) => faults.push(why.to_string()),
+        }
+        let silent = self.heartbeat_age();
+        if silent > HEARTBEAT_MAX {
+            faults.push(format!("the journal has not moved for {} s: does its disk hang?", silent.as_secs()));
+        }
+        faults
+    }
+
+    /// Time since the journal's thread gave a sign of life.
+    #[must_use]
+    pub fn heartbeat_age(&self) -> Duration {
+        self.pulse.age(self.journal.heartbeat(), Instant::now())
+    }
+
+    fn journal_status(
+        &self,
+        progress: &Progress,
+        outputs: &BTreeMap<String, OutputStatus>,
+        max_bytes: u64,
+    ) -> JournalStatus {
+        let (state, state_reason) = match &*self.journal.state().borrow() {
+            State::Writing => ("writing", None),
+            State::Waiting(why) => ("waiting", Some(why.clone())),
+            State::Poisoned(why) => ("poisoned", Some(why.to_string())),
+        };
+        JournalStatus {
+            journal: "own".to_owned(),
+            id: self.journal.id().to_string(),
+            state: state.to_owned(),
+            state_reason,
+            appended: progress.appended.position.0,
+            durable: progress.durable.position.0,
+            replicated: None,
+            delivered: progress.delivered.position.0,
+            bytes: progress.bytes,
+            max_bytes,
+            segments: progress.segments,
+            messages: progress.appended.messages_since(progress.delivered),
+            oldest_seconds: outputs.values().map(|output| output.lag_seconds).fold(0.0, f64::max),
+            messages_total: progress.appended.ordinal,
+            dropped_messages: self.journal.counters().dropped_messages.get(),
+        }
+    }
+}
+
+fn input_status(input: &Input, metrics: &InputMetrics, now: Timestamp) -> InputStatus {
+    let Input::Syslog(syslog) = input;
+    let last = metrics.last_message();
+    InputStatus {
+        messages: metrics.udp.messages.get() + metrics.tcp.messages.get(),
+        bytes: metrics.udp.bytes.get() + metrics.tcp.bytes.get(),
+        connections: metrics.connections.get(),
+        rejected: owned(&metrics.rejected.get()),
+        kernel_drops: metrics.kernel_drops(),
+        listen: syslog.listen.iter().map(Listen::to_string).collect(),
+        silent_seconds: (last.0 > 0).then(|| last.seconds_until(now)),
+    }
+}
+
+fn output_status(
+    output: &Output,
+    metrics: &OutputMetrics,
+    delivered: Mark,
+    progress: &Progress,
+    now: Timestamp,
+) -> OutputStatus {
+    let backlog_messages = progress.appended.messages_since(delivered);
+    let oldest = metrics.oldest_undelivered().filter(|_| backlog_messages > 0);
+    OutputStatus {
+        sent: metrics.sent.get(),
+        acknowledged: metrics.acknowledged.get(),
+        in_flight: metrics.in_flight.get(),
+        retries: metrics.retries.get(),
+        connected: metrics.connected(),
+        backlog_messages,
+        backlog_bytes: progress.appended.position.bytes_since(delivered.position),
+        lag_seconds: oldest.map_or(0.0, |oldest| oldest.seconds_until(now)),
+        last_error: metrics.last_error(),
+        to: destinations(&output.kind),
+        target: metrics.target(),
+        delivered: delivered.position.0,
+        errors: owned(&metrics.errors.get()),
+        lost: owned(&metrics.lost.get()),
+    }
+}
+
+fn destinations(kind: &OutputKind) -> Vec<String> {
+    match kind {
+        OutputKind::Syslog(syslog) => syslog.to.iter().map(ToString::to_string).collect(),
+        OutputKind::File(file) => vec![file.path.to_string()],
+        OutputKind::Stdout(_) => vec!["stdout".to_owned()],
+    }
+}
+
+fn owned(reasons: &BTreeMap<&'static str, u64>) -> BTreeMap<String, u64> {
+    reasons.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect()
+}
+
+/// Whether this node holds nothing that was not delivered. Nothing is lost by stopping it otherwise: what is in the
+/// journal stays there and leaves after the next start. A node that is drained for good has no next start.
+fn safe_to_drain(journal: &JournalStatus, outputs: &BTreeMap<String, OutputStatus>) -> (bool, String) {
+    if let Some(why) = &journal.state_reason {
+        return (false, format!("the journal is not writing: {why}"));
+    }
+    let behind: Vec<String> = outputs
+        .iter()
+        .filter(|(_, output)| output.backlog_messages > 0)
+        .map(|(name, output)| {
+            let messages = format::messages(output.backlog_messages);
+            let oldest = match output.lag_seconds {
+                age if age >= 0.1 => format!(", the oldest {} old", format::seconds(age)),
+                _ => String::new(),
+            };
+            let state = if output.connected { "" } else { ", which is not connected" };
+            format!("{messages} not yet delivered to {name}{state}{oldest}")
+        })
+        .collect();
+    match behind.as_slice() {
+        [] if journal.appended > journal.durable => (false, "messages are on their way to the disk".to_owned()),
+        [] => (true, "everything received was delivered".to_owned()),
+        behind => (false, behind.join("; ")),
+    }
+}
+
+/// A system time as the journal's timestamps count; 0 before 1970.
+#[must_use]
+pub fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_that_beats_is_young_and_one_that_stands_still_ages() {
+        let start = Instant::now();
+        let pulse = Pulse { beat: 250, at: start };
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(pulse.age(10_250, after(10)), Duration::ZERO);
+        assert_eq!(pulse.age(10_250, after(17)), Duration::from_secs(7));
+        assert_eq!(pulse.age(10_400, after(10)), Duration::ZERO, "a beat after the reading is no time travel");
+    }
+}

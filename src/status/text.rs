@@ -1,0 +1,252 @@
+//! The screen of `twinlog status`: what was received, where it is, and whether everything was delivered.
+//!
+//! The last line is the answer people want; everything above is the proof. A row that needs someone to look begins with
+//! `!`, and so does a fault.
+
+use std::fmt::Write;
+
+use super::format;
+use super::table::{self, Row, left, right};
+use super::{InputStatus, JournalStatus, NodeStatus, OutputStatus, Status};
+
+/// An earlier look, for rates.
+#[derive(Clone, Copy, Debug)]
+pub struct Earlier<'a> {
+    /// What was seen.
+    pub status: &'a Status,
+    /// How long before, in seconds.
+    pub seconds: f64,
+}
+
+/// How to show it.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    /// Columns of the terminal.
+    pub width: usize,
+    /// Whether with ANSI colours.
+    pub colour: bool,
+}
+
+/// Shows a status. Without an earlier look there are no rates.
+#[must_use]
+pub fn render(status: &Status, earlier: Option<Earlier<'_>>, style: Style) -> String {
+    let mut out = String::new();
+    for node in &status.nodes {
+        let before = earlier.and_then(|earlier| {
+            let node = earlier.status.nodes.iter().find(|before| before.name == node.name && before.pid == node.pid);
+            node.map(|node| Before { node, seconds: earlier.seconds })
+        });
+        render_node(&mut out, node, before, style);
+    }
+    out
+}
+
+/// What needs someone to look: nothing in it means healthy. `earlier` finds what is rising.
+#[must_use]
+pub fn problems(status: &Status, earlier: Option<Earlier<'_>>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for node in &status.nodes {
+        problems.extend(node.faults.iter().cloned());
+        for (name, output) in node.outputs.iter().filter(|(_, output)| output_is_a_problem(output)) {
+            let why = output.last_error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+            let behind = format::messages(output.backlog_messages);
+            problems.push(format!("output {name} is not connected and {behind} behind{why}"));
+        }
+        let before = earlier.and_then(|earlier| earlier.status.nodes.iter().find(|before| before.name == node.name));
+        for (name, input) in &node.inputs {
+            let drops = before.and_then(|before| before.inputs.get(name)).map_or(0, |before| before.kernel_drops);
+            if before.is_some() && input.kernel_drops > drops {
+                let dropped = input.kernel_drops - drops;
+                problems.push(format!("the kernel is dropping datagrams of input {name}: {dropped} just now"));
+            }
+        }
+    }
+    problems
+}
+
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    node: &'a NodeStatus,
+    seconds: f64,
+}
+
+impl Before<'_> {
+    fn rate(self, now: u64, before: u64) -> f64 {
+        now.saturating_sub(before) as f64 / self.seconds.max(0.001)
+    }
+}
+
+fn rate(before: Option<Before<'_>>, now: u64, earlier: impl Fn(&NodeStatus) -> Option<u64>) -> String {
+    let rate = before.and_then(|before| Some(before.rate(now, earlier(before.node)?)));
+    rate.map_or_else(|| "–".to_owned(), format::rate)
+}
+
+fn render_node(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, style: Style) {
+    let bold = |text: &str| if style.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
+    let _ = writeln!(out, "{} {}      up {}\n", node.role, bold(&node.name), format::uptime(node.uptime_seconds));
+    nodes(out, node, before, style);
+    out.push('\n');
+    inputs(out, node, before, style);
+    out.push('\n');
+    outputs(out, node, before, style);
+    out.push('\n');
+    let (red, reset) = if style.colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    for fault in &node.faults {
+        let _ = writeln!(out, "{red}! {fault}{reset}");
+    }
+    for (name, output) in node.outputs.iter().filter(|(_, output)| output_is_a_problem(output)) {
+        if let Some(error) = &output.last_error {
+            let _ = writeln!(out, "{red}! {name}: {error}{reset}");
+        }
+    }
+    verdict(out, node, style);
+}
+
+fn nodes(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, style: Style) {
+    let columns = [
+        left("NODE"),
+        left("ROLE"),
+        left("STAGE"),
+        right("UPTIME").dispensable(2),
+        right("IN/s"),
+        right("OUT/s"),
+        right("JOURNAL"),
+        left("STATE"),
+        left("VERSION").dispensable(3),
+    ];
+    let received = |node: &NodeStatus| node.inputs.values().map(|input| input.messages).sum::<u64>();
+    let arrived = |node: &NodeStatus| node.outputs.values().map(|output| output.acknowledged).sum::<u64>();
+    let journal = node.journals.first();
+    let row = Row {
+        cells: vec![
+            node.name.clone(),
+            node.role.clone(),
+            node.stage.clone(),
+            format::uptime(node.uptime_seconds),
+            rate(before, received(node), |before| Some(received(before))),
+            rate(before, arrived(node), |before| Some(arrived(before))),
+            journal.map_or(String::new(), journal_cell),
+            journal.map_or(String::new(), |journal| journal.state.clone()),
+            node.version.clone(),
+        ],
+        problem: !node.faults.is_empty(),
+    };
+    table::write(out, &columns, &[row], style.width, style.colour);
+}
+
+fn journal_cell(journal: &JournalStatus) -> String {
+    let size = format!("{} of {}", format::bytes(journal.bytes), format::bytes(journal.max_bytes));
+    match journal.oldest_seconds {
+        age if age > 0.0 => format!("{size} (oldest {})", format::seconds(age)),
+        _ => size,
+    }
+}
+
+fn inputs(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, style: Style) {
+    let columns = [
+        left("INPUT"),
+        left("LISTENS ON").dispensable(2),
+        right("RECEIVED"),
+        right("RATE/s"),
+        right("KERNEL DROPS"),
+        right("CONNS").dispensable(1),
+        right("BAD"),
+    ];
+    let row = |(name, input): (&String, &InputStatus)| {
+        let earlier = |before: &NodeStatus| before.inputs.get(name).map(|input| input.messages);
+        let drops = before.and_then(|before| before.node.inputs.get(name)).map(|before| before.kernel_drops);
+        Row {
+            cells: vec![
+                name.clone(),
+                listen_cell(&input.listen),
+                format::count(input.messages),
+                rate(before, input.messages, earlier),
+                format::count(input.kernel_drops),
+                input.connections.to_string(),
+                format::count(input.rejected.values().sum()),
+            ],
+            problem: drops.is_some_and(|drops| input.kernel_drops > drops),
+        }
+    };
+    table::write(out, &columns, &node.inputs.iter().map(row).collect::<Vec<_>>(), style.width, style.colour);
+}
+
+/// `udp+tcp :514` for the two of one address, else the first and how many more.
+fn listen_cell(listen: &[String]) -> String {
+    match listen {
+        [] => "–".to_owned(),
+        [udp, tcp] => match (udp.strip_prefix("udp://"), tcp.strip_prefix("tcp://")) {
+            (Some(udp), Some(tcp)) if udp == tcp => format!("udp+tcp {}", udp.replace("[::]:", ":")),
+            _ => format!("{udp} (+1)"),
+        },
+        [one] => one.replace("[::]:", ":"),
+        [first, rest @ ..] => format!("{first} (+{})", rest.len()),
+    }
+}
+
+fn outputs(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, style: Style) {
+    let columns = [
+        left("OUTPUT"),
+        left("TO").dispensable(3),
+        right("SENT/s"),
+        right("UNACKED").dispensable(2),
+        right("BACKLOG"),
+        right("OLDEST"),
+        right("RETRIES").dispensable(1),
+        left("STATE"),
+    ];
+    let row = |(name, output): (&String, &OutputStatus)| {
+        let earlier = |before: &NodeStatus| before.outputs.get(name).map(|output| output.sent);
+        Row {
+            cells: vec![
+                name.clone(),
+                to_cell(output),
+                rate(before, output.sent, earlier),
+                format::count(output.in_flight.max(0).unsigned_abs()),
+                format::count(output.backlog_messages),
+                match output.lag_seconds {
+                    age if age > 0.0 => format::seconds(age),
+                    _ => "–".to_owned(),
+                },
+                format::count(output.retries),
+                output_state(output).to_owned(),
+            ],
+            problem: output_is_a_problem(output) || !output.lost.is_empty(),
+        }
+    };
+    table::write(out, &columns, &node.outputs.iter().map(row).collect::<Vec<_>>(), style.width, style.colour);
+}
+
+fn to_cell(output: &OutputStatus) -> String {
+    let first = output.target.as_ref().or(output.to.first()).map_or("–", String::as_str);
+    match output.to.len() {
+        0 | 1 => first.to_owned(),
+        several => format!("{first} (+{})", several - 1),
+    }
+}
+
+fn output_state(output: &OutputStatus) -> &'static str {
+    match (output.connected, output.backlog_messages) {
+        (true, _) => "ok",
+        (false, 0) => "idle",
+        (false, _) => "down",
+    }
+}
+
+fn output_is_a_problem(output: &OutputStatus) -> bool {
+    !output.connected && output.backlog_messages > 0
+}
+
+fn verdict(out: &mut String, node: &NodeStatus, style: Style) {
+    let bold = |text: &str| if style.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
+    for (name, output) in node.outputs.iter().filter(|(_, output)| !output.lost.is_empty()) {
+        let lost = format::messages(output.lost.values().sum());
+        let reasons: Vec<&str> = output.lost.keys().map(String::as_str).collect();
+        let _ = writeln!(out, "! {lost} will never reach {name} ({})", reasons.join(", "));
+    }
+    let _ = if node.safe_to_drain {
+        writeln!(out, "Everything received was delivered. {}", bold("Safe to drain: yes."))
+    } else {
+        writeln!(out, "{} {}.", bold("Safe to drain: no:"), node.safe_to_drain_reason)
+    };
+}
