@@ -62,16 +62,17 @@ impl Lab {
     #[track_caller]
     pub fn start(&self, config: &str) -> Daemon {
         let path = self.configure(config);
-        self.start_with(self.command(["run", "--config", path.to_str().expect("a path of ours")]))
+        let command = self.command(["run", "--config", path.to_str().expect("a path of ours")]);
+        self.start_with(command, self.socket())
     }
 
-    /// Starts the daemon with this command and waits until it answers.
+    /// Starts the daemon with this command and waits until it answers on `socket`.
     #[track_caller]
-    pub fn start_with(&self, mut command: Command) -> Daemon {
+    pub fn start_with(&self, mut command: Command, socket: PathBuf) -> Daemon {
         let append = |name| File::options().create(true).append(true).open(self.path(name)).expect("a file in the lab");
         command.stdin(Stdio::null()).stdout(append("stdout")).stderr(append("stderr"));
         let child = command.spawn().expect("the binary starts");
-        let mut daemon = Daemon { child: Some(child), log: self.path("stderr"), socket: self.socket() };
+        let mut daemon = Daemon { child: Some(child), log: self.path("stderr"), socket };
         wait_until("the daemon answers", || {
             let exited = daemon.child.as_mut().expect("not stopped").try_wait().expect("our child");
             if let Some(status) = exited {

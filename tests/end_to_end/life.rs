@@ -118,15 +118,13 @@ fn without_a_configuration_it_receives_on_loopback_and_prints() {
             assert!(up.success());
         }
         let lab = Lab::new();
-        let socket = lab.path("control.sock");
-        let daemon = lab.start_with(lab.command(["run", "--socket", socket.to_str().expect("a path of ours")]));
+        let daemon = lab.start_with(lab.command(["run"]), lab.path("twinlog-data/control.sock"));
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"<13>over UDP", "127.0.0.1:5514").unwrap();
         connect_and_send(v4(5514), b"<13>over TCP\n");
         wait_until("both are on standard output", || {
             let out = lab.read("stdout");
             ["over UDP", "over TCP"].iter().all(|text| out.windows(8).any(|bytes| bytes == text.as_bytes()))
         });
-        assert!(lab.path("twinlog-data").is_dir());
         daemon.stop();
     })
     .join()

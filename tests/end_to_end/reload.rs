@@ -89,7 +89,8 @@ fn inputs_and_outputs_come_change_and_go_and_no_message_is_lost() {
     assert_same(&second.wait_for(1), &[b"<13>at b".to_vec()]);
 
     // Both change: another maximum, another match.
-    let changed = input("b", b) + "max_message = 480\n" + &output("second", q, "match = { input = [\"a\", \"b\"] }");
+    let changed =
+        input("b", b) + "max_message = \"480B\"\n" + &output("second", q, "match = { input = [\"a\", \"b\"] }");
     reload(&lab, &(start.clone() + &changed));
     flows(&second);
     udp_to(v4(b)).send(&[b'x'; 1000]).unwrap();

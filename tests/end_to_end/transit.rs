@@ -107,7 +107,7 @@ to = "tcp://127.0.0.1:{output}"
 framing = "octet"
 "#
     ));
-    let stream = b"<13>line\n5 <13>a<13>CR LF\r\n2026 is a line's begin\n11 <13>two\nLFs<13>NUL\x0010 <13>counted8 no angle<13>no LF";
+    let stream = b"<13>line\n5 <13>a<13>CR LF\r\n2026 is a line's begin\n11 <13>two\nLFs<13>NUL\x0011 <13>counted8 no angle<13>no LF";
     let mut connection = TcpStream::connect(v4(input)).unwrap();
     // Byte by byte at the border of two frames, whatever the segments are.
     let (begin, end) = stream.split_at(13);
@@ -162,7 +162,7 @@ fn what_is_too_long_is_cut_flagged_and_counted_and_the_next_is_whole() {
 [[input.syslog]]
 name = "net"
 listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
-max_message = 480
+max_message = "480B"
 
 [[output.syslog]]
 to = "tcp://127.0.0.1:{output}"
