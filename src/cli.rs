@@ -19,9 +19,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use thiserror::Error;
 
-pub use configuration::{Loaded, for_run};
+pub use configuration::{Loaded, for_run, reread};
 
 use crate::control::client::ClientError;
+use crate::daemon::RunError;
 use crate::journal::OpenError;
 
 const EXIT_CODES: &str = "Exit status:
@@ -286,9 +287,15 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.exit;
     }
-    match (error.downcast_ref(), error.downcast_ref()) {
-        (Some(ClientError::Unreachable(_)), _) => Exit::Unreachable,
-        (_, Some(OpenError::Newer { .. } | OpenError::Foreign { .. })) => Exit::Config,
+    if let Some(ClientError::Unreachable(_)) = error.downcast_ref() {
+        return Exit::Unreachable;
+    }
+    let opened = match error.downcast_ref() {
+        Some(RunError::Journal(opened)) => Some(opened),
+        _ => error.downcast_ref(),
+    };
+    match opened {
+        Some(OpenError::Newer { .. } | OpenError::Foreign { .. } | OpenError::Mixed { .. }) => Exit::Config,
         _ => Exit::Failed,
     }
 }

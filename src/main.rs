@@ -4,14 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use twinlog::cli::{self, Cli, Exit, Verb};
-use twinlog::log;
-
-// Until src/daemon.rs is there.
-mod daemon {
-    pub fn run(_config: twinlog::config::Config, _files: Option<std::path::PathBuf>) -> anyhow::Result<()> {
-        anyhow::bail!("this build has no daemon yet")
-    }
-}
+use twinlog::{daemon, log};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -42,6 +35,7 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         tracing::info!("no configuration file: syslog on 127.0.0.1:5514, messages to stdout, data in ./twinlog-data");
         tracing::info!("try: logger --server 127.0.0.1 --port 5514 --udp hello");
     }
-    daemon::run(loaded.config, loaded.file)?;
+    let reread = || cli::reread(&cli.shared);
+    daemon::run(loaded.config, &reread)?;
     Ok(Exit::Done)
 }

@@ -10,7 +10,7 @@ use crate::proto::syslog::zone::{InvalidZone, Zone};
 const LOCALTIME: &str = "/etc/localtime";
 
 /// Zones by the names of inputs. An input that is not configured (any more) has UTC.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zones(BTreeMap<String, Zone>);
 
 impl Zones {

@@ -72,6 +72,7 @@ impl Check {
             let message = format!("there is no configuration at {DEFAULT_FILE}; name a file: twinlog check FILE");
             return Err(Failure::new(Exit::Config, message).into());
         };
-        Ok((file.display().to_string(), config::load(&config::files_of(&file), node)))
+        let loaded = config::files_of(&file).and_then(|files| config::load(&files, node));
+        Ok((file.display().to_string(), loaded))
     }
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Exit, Failure, Shared};
-use crate::config::{self, Config, DEFAULT_FILE, Diagnostic, Report};
+use crate::config::{self, Config, DEFAULT_FILE, Diagnostic, Report, Severity, node_name};
+use crate::control::ReloadRefused;
 use crate::proto::position::NodeName;
 
 /// What `run` runs with.
@@ -27,9 +28,31 @@ pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
     let Some(file) = file(shared) else {
         return Ok(Loaded { config: Config::standalone_default(node), file: None, warnings: Vec::new() });
     };
-    match config::load(&config::files_of(&file), node) {
+    match config::files_of(&file).and_then(|files| config::load(&files, node)) {
         Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file: Some(file), warnings }),
         Err(diagnostics) => Err(refused(shared, &diagnostics)),
+    }
+}
+
+/// The configuration anew, for a reload: as [`for_run`], with what a client can show.
+///
+/// # Errors
+/// How many errors, and each of them as `check` shows it.
+pub fn reread(shared: &Shared) -> Result<(Config, Vec<String>), ReloadRefused> {
+    let shown = |diagnostics: &[Diagnostic]| diagnostics.iter().map(ToString::to_string).collect();
+    let loaded = node_name(shared.node.as_deref()).and_then(|node| match file(shared) {
+        Some(file) => config::files_of(&file).and_then(|files| config::load(&files, node)),
+        None => Ok(Config::standalone_default(node).into()),
+    });
+    match loaded {
+        Ok(loaded) => Ok((loaded.config, shown(&loaded.warnings))),
+        Err(diagnostics) => {
+            let reason = match diagnostics.iter().filter(|one| one.severity == Severity::Error).count() {
+                1 => "1 error in the configuration".to_owned(),
+                errors => format!("{errors} errors in the configuration"),
+            };
+            Err(ReloadRefused { reason, diagnostics: shown(&diagnostics) })
+        }
     }
 }
 
@@ -53,7 +76,7 @@ pub(super) fn file(shared: &Shared) -> Option<PathBuf> {
 
 /// This node's name.
 pub(super) fn node(shared: &Shared) -> Result<NodeName, Failure> {
-    config::node_name(shared.node.as_deref()).map_err(|diagnostic| refused(shared, &[diagnostic]))
+    node_name(shared.node.as_deref()).map_err(|diagnostics| refused(shared, &diagnostics))
 }
 
 /// A refusal that shows all diagnostics.

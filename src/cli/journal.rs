@@ -14,7 +14,7 @@ use clap::{Args, Subcommand, ValueHint};
 
 use super::{Exit, Shared};
 use crate::proto::envelope::Timestamp;
-use crate::proto::syslog::timestamp::write_rfc3339;
+use crate::proto::syslog::calendar::write_rfc3339;
 use directory::Directory;
 
 /// Flags of `journal`.

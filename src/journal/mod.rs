@@ -44,6 +44,9 @@ use appender::{Heartbeat, Inbox, Thread};
 use index::Index;
 use writer::Writer;
 
+/// Name of the own journal's directory below `data_dir`.
+pub const OWN_DIRECTORY: &str = "own";
+
 /// What happens when the journal has its largest size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {

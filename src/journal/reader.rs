@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Shared;
@@ -57,12 +57,13 @@ pub struct Reader {
     shared: Arc<Shared>,
     durable: watch::Receiver<Mark>,
     at: Position,
-    buffer: BytesMut,
+    /// The memory of the last read. It is used again once the batches in it are dropped, without being cleared.
+    last: Bytes,
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, at: Position) -> Reader {
-        Reader { durable: shared.durable.subscribe(), shared, at, buffer: BytesMut::new() }
+        Reader { durable: shared.durable.subscribe(), shared, at, last: Bytes::new() }
     }
 
     /// Where the reader stands: everything before was given out or skipped.
@@ -143,23 +144,22 @@ impl Reader {
     async fn fetch(&mut self, start: Position, want: usize) -> io::Result<Fetched> {
         let storage = self.shared.storage.clone();
         let offset = HEADER_LEN as u64 + self.at.bytes_since(start);
-        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut buffer = std::mem::take(&mut self.last).try_into_mut().unwrap_or_default();
         let read = tokio::task::spawn_blocking(move || {
-            buffer.resize(want, 0);
-            let read = salvage(&*storage, &segment::file_name(start), offset, &mut buffer);
+            if buffer.len() < want {
+                buffer.resize(want, 0);
+            }
+            let read = salvage(&*storage, &segment::file_name(start), offset, &mut buffer[..want]);
             (buffer, read)
         });
-        let (mut buffer, read) = read.await.map_err(io::Error::other)?;
+        let (buffer, read) = read.await.map_err(io::Error::other)?;
+        self.last = buffer.freeze();
         let (filled, unreadable) = read?;
         if let Some(error) = &unreadable {
             tracing::error!(%error, position = %self.at, "a part of the journal cannot be read");
             self.shared.counters.read_errors.inc();
         }
-        buffer.truncate(filled);
-        let bytes = buffer.split().freeze();
-        // Once the batches are dropped, the allocation comes back with the next `resize`.
-        self.buffer = buffer;
-        Ok(Fetched { bytes, unreadable: unreadable.is_some() })
+        Ok(Fetched { bytes: self.last.slice(..filled), unreadable: unreadable.is_some() })
     }
 
     /// Takes the batches at the front and moves on behind them; also says what stopped it.

@@ -1,6 +1,5 @@
 //! How a message looks when it leaves: its format, and how the next message is told apart from it.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -11,10 +10,7 @@ use crate::proto::envelope::Envelope;
 use crate::proto::position::JournalId;
 use crate::proto::syslog::message::{Context, Message};
 use crate::proto::syslog::render;
-use crate::proto::syslog::zone::Zone;
-
-/// The time zones of the inputs, by name: what a timestamp without one means.
-pub type Zones = HashMap<String, Zone>;
+use crate::zones::Zones;
 
 /// How a message looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +83,7 @@ impl Encoder {
         if self.format == Format::Raw {
             return self.frame(envelope.payload, out);
         }
-        let zone = self.zones.get(envelope.origin.input).copied().unwrap_or_default();
+        let zone = self.zones.get(envelope.origin.input);
         let context = Context::new(&envelope.origin, zone);
         let Some(message) = Message::parse(envelope.payload, &context) else { return false };
         match self.delimiter {

@@ -11,13 +11,11 @@ use super::walk::Walk;
 use crate::journal::cursors::{self, Saved};
 use crate::journal::segment::{self, HEADER_LEN, Header, HeaderError};
 use crate::journal::storage::{FileStorage, Storage};
-use crate::journal::{OpenError, recovery};
+use crate::journal::{OWN_DIRECTORY, OpenError, recovery};
 use crate::proto::batch::{self, Batch, Stamp};
 use crate::proto::position::{JournalId, Position};
 use crate::zones::Zones;
 
-/// Where the own journal is in a data directory.
-const OWN: &str = "own";
 /// Bytes searched for a sound batch when every header is damaged.
 const SEARCH_BYTES: usize = 64 * 1024 * 1024;
 
@@ -58,7 +56,7 @@ impl Directory {
             None => Some(configuration::for_run(shared)?.config),
         };
         let data_dir = given.or(config.as_ref().map(|config| config.data_dir.as_path())).unwrap_or(Path::new("."));
-        let own = data_dir.join(OWN);
+        let own = data_dir.join(OWN_DIRECTORY);
         let path = if own.is_dir() { own } else { data_dir.to_owned() };
         let opened = FileStorage::open_read_only(&path);
         let storage = opened.with_context(|| format!("cannot read the journal in {}", path.display()))?;

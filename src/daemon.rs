@@ -1,0 +1,465 @@
+//! The daemon: builds the parts from the configuration and takes them down again, in written order.
+//!
+//! Two planes. The control plane is one thread with its own runtime: signals, the control socket, the health endpoints;
+//! an overloaded data plane cannot hold it up. The data plane is a runtime with a worker for every core, and a thread
+//! for the journal. What the one wants of the other is published as a [`Stage`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{timeout, timeout_at};
+
+use crate::config::{self, Config, SyslogInput};
+use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
+use crate::input::{self, Inputs};
+use crate::journal::{self, FileStorage, Journal, Limits, OpenError};
+use crate::metrics::Metrics;
+use crate::output::{self, Output};
+use crate::proto::position::Incarnation;
+use crate::proto::stage::Stage;
+use crate::status::{LastReload, Observed, Pulse, Started};
+use crate::supervise::Supervisor;
+use crate::zones::Zones;
+use crate::{admin, log};
+
+/// Reads the configuration anew, for a reload: it and its warnings, as `check` shows them.
+pub type Reread<'a> = dyn Fn() -> Result<(Config, Vec<String>), ReloadRefused> + 'a;
+
+/// A second stop signal within this time of the first says nothing new.
+const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// Why the daemon did not start or did not end well.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// An address cannot be opened; all of them.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Bind(Vec<input::BindError>),
+    /// A part cannot be opened.
+    #[error("{0}: {1}")]
+    Io(String, #[source] io::Error),
+    /// The journal cannot be opened. A newer version's or another node's has exit status 78: starting again changes
+    /// nothing.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// An essential task panicked: a bug. The journal was closed in order.
+    #[error("{0} failed; stopping")]
+    Fault(String),
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
+    let what = what.into();
+    move |error| RunError::Io(what, error)
+}
+
+/// Runs the daemon until SIGTERM or SIGINT; SIGHUP or a request asks `reread` for the configuration anew.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run(config: Config, reread: &Reread<'_>) -> Result<(), RunError> {
+    let data_plane = Builder::new_multi_thread().enable_all().thread_name("data").build();
+    let data_plane = data_plane.map_err(io_error("cannot start the data plane"))?;
+    let control_plane = Builder::new_current_thread().enable_all().build();
+    let control_plane = control_plane.map_err(io_error("cannot start the control plane"))?;
+    let result = control_plane.block_on(async {
+        let mut signals = Signals::new().map_err(io_error("cannot wait for signals"))?;
+        let mut daemon = Daemon::start(config, &data_plane)?;
+        let fault = daemon.serve(&mut signals, reread).await;
+        daemon.stop(&mut signals).await;
+        fault.map_or(Ok(()), |task| Err(RunError::Fault(task)))
+    });
+    // A reader that does not read our standard output must not keep the process.
+    data_plane.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// What a signal asks for.
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+
+    /// Resolves when a second stop is asked for. What comes right behind the first is the same wish: `timeout`, for one,
+    /// signals the process and then its group.
+    async fn stop_again(&mut self) {
+        tokio::time::sleep(SAME_WISH).await;
+        while timeout(Duration::ZERO, self.next()).await.is_ok() {}
+        while self.next().await != Asked::Stop {}
+    }
+}
+
+/// A running node.
+struct Daemon<'a> {
+    data_plane: &'a Runtime,
+    config: watch::Sender<Arc<Config>>,
+    stage: watch::Sender<Stage>,
+    listening: watch::Sender<bool>,
+    last_reload: watch::Sender<LastReload>,
+    faults: watch::Sender<Vec<String>>,
+    observed: Arc<Observed>,
+    supervisor: Supervisor,
+    inputs: Inputs,
+    outputs: BTreeMap<String, Output>,
+    requests: mpsc::Receiver<Request>,
+    /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
+    control: JoinHandle<()>,
+    admin: Vec<JoinHandle<()>>,
+}
+
+impl<'a> Daemon<'a> {
+    fn start(config: Config, data_plane: &'a Runtime) -> Result<Daemon<'a>, RunError> {
+        let started = Started::now();
+        let journal = Arc::new(open_journal(&config)?);
+        let pulse = Pulse::of(&journal, Instant::now());
+        let supervisor = Supervisor::default();
+        let metrics = Arc::new(Metrics::default());
+        let inputs = Inputs::new(input::Context {
+            appender: journal.appender(),
+            journal_state: journal.state(),
+            supervisor: supervisor.clone(),
+            grace: config.drain.grace,
+        });
+        let opened = inputs.bind(syslog_inputs(&config)).map_err(RunError::Bind)?;
+        let socket = control::server::bind(&config.control_socket)
+            .map_err(io_error(format!("cannot open the control socket {}", config.control_socket.display())))?;
+        let admin = open_admin(&config)?;
+
+        // Everything that could fail has not failed.
+        let config = watch::Sender::new(Arc::new(config));
+        let stage = watch::Sender::new(Stage::Serving);
+        let listening = watch::Sender::new(true);
+        let faults = watch::Sender::new(Vec::new());
+        let last_reload = watch::Sender::new(LastReload { successful: true, at: started.time });
+        let observed = Arc::new(Observed {
+            journal,
+            pulse,
+            metrics,
+            stage: stage.subscribe(),
+            listening: listening.subscribe(),
+            started,
+            node: config.borrow().node.clone(),
+            config: config.subscribe(),
+            faults: faults.subscribe(),
+            reload: last_reload.subscribe(),
+        });
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        tracing::info!(socket = %config.borrow().control_socket.display(), "control socket open");
+        let mut daemon = Daemon {
+            control: tokio::spawn(control::server::serve(socket, observed.clone(), sender)),
+            admin: serve_admin(admin, &observed),
+            data_plane,
+            stage,
+            listening,
+            last_reload,
+            faults,
+            observed,
+            supervisor,
+            inputs,
+            outputs: BTreeMap::new(),
+            requests,
+            config,
+        };
+        daemon.start_outputs();
+        daemon.apply_inputs(opened);
+        tracing::info!(elapsed = ?started.instant.elapsed(), "ready");
+        Ok(daemon)
+    }
+
+    fn current(&self) -> Arc<Config> {
+        self.config.borrow().clone()
+    }
+
+    fn apply_inputs(&mut self, opened: Vec<(config::Listen, input::Sockets)>) {
+        let _on_data_plane = self.data_plane.enter();
+        let config = self.current();
+        let inputs: Vec<input::Configured> = syslog_inputs(&config)
+            .map(|input| (Arc::new(input.clone()), self.observed.metrics.input(&input.name)))
+            .collect();
+        let applied = self.inputs.apply(&inputs, opened);
+        self.listening.send_replace(applied.is_ok());
+        let fault = applied.err().map(|error| format!("an input cannot read from its socket: {error}"));
+        if let Some(fault) = &fault {
+            tracing::error!("{fault}");
+        }
+        self.faults.send_replace(fault.into_iter().collect());
+    }
+
+    /// Starts the outputs that are configured and do not run.
+    fn start_outputs(&mut self) {
+        let _on_data_plane = self.data_plane.enter();
+        let config = self.current();
+        let context = output::Context {
+            journal: self.observed.journal.clone(),
+            zones: Arc::new(Zones::of(&config)),
+            supervisor: self.supervisor.clone(),
+            grace: config.drain.grace,
+        };
+        for settings in &config.outputs {
+            if !self.outputs.contains_key(&settings.name) {
+                let metrics = self.observed.metrics.output(&settings.name);
+                self.outputs.insert(settings.name.clone(), Output::start(settings.clone(), metrics, &context));
+            }
+        }
+    }
+
+    /// Serves until a signal asks to stop, or an essential task failed: then its name.
+    async fn serve(&mut self, signals: &mut Signals, reread: &Reread<'_>) -> Option<String> {
+        let supervisor = self.supervisor.clone();
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::Stop => return None,
+                    // The log has the outcome; a signal has nobody to tell.
+                    Asked::Reload => drop(self.reload(reread).await),
+                },
+                task = supervisor.fault() => {
+                    tracing::error!(task, "an essential task panicked");
+                    return Some(task);
+                }
+                Some(request) = self.requests.recv() => match request {
+                    Request::Reload { reply } => {
+                        let outcome = self.reload(reread).await;
+                        // Whoever asked may have left.
+                        let _ = reply.send(outcome);
+                    }
+                },
+            }
+        }
+    }
+
+    /// All or nothing: everything that can fail is done before anything changes.
+    async fn reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
+        let outcome = self.try_reload(reread).await;
+        self.last_reload.send_replace(LastReload { successful: outcome.is_ok(), at: SystemTime::now() });
+        match &outcome {
+            Ok(report) if report.changes.is_empty() => tracing::info!("configuration read again: nothing changed"),
+            Ok(report) => tracing::info!(changes = report.changes.join(", "), "configuration applied"),
+            Err(refused) => {
+                tracing::error!("configuration refused, the old one stays: {}", refused.reason);
+                for diagnostic in &refused.diagnostics {
+                    tracing::error!("{}", diagnostic.trim_end());
+                }
+            }
+        }
+        outcome
+    }
+
+    async fn try_reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
+        let refused = |reason: String| ReloadRefused { reason, diagnostics: Vec::new() };
+        let old = self.current();
+        let (new, warnings) = reread()?;
+        let new = Arc::new(new);
+        if let Some(key) = needs_restart(&old, &new) {
+            return Err(refused(format!("{key} changes only with a restart: systemctl restart twinlog")));
+        }
+        let opened = self.inputs.bind(syslog_inputs(&new)).map_err(|e| refused(RunError::Bind(e).to_string()))?;
+        let same_admin = new.admin == old.admin;
+        let admin = if same_admin { None } else { Some(open_admin(&new).map_err(|e| refused(e.to_string()))?) };
+
+        let changes = changes(&old, &new);
+        self.config.send_replace(new.clone());
+        self.apply_inputs(opened);
+        self.replace_outputs(&old, &new).await;
+        if let Some(listeners) = admin {
+            self.admin.iter().for_each(JoinHandle::abort);
+            self.admin = serve_admin(listeners, &self.observed);
+        }
+        if new.log != old.log {
+            log::apply(&new.log);
+        }
+        let named = |name: &str| new.inputs.iter().any(|input| input.name() == name);
+        self.observed.metrics.retain(named, |name| new.outputs.iter().any(|output| output.name == name));
+        Ok(ReloadReport { changes, warnings })
+    }
+
+    async fn replace_outputs(&mut self, old: &Config, new: &Config) {
+        // What a timestamp without a zone means is part of every output's format.
+        let same_zones = Zones::of(old) == Zones::of(new);
+        let stays = |output: &Output| same_zones && new.outputs.contains(output.settings());
+        let leaving: Vec<String> =
+            self.outputs.iter().filter(|(_, output)| !stays(output)).map(|(name, _)| name.clone()).collect();
+        let leaving: Vec<(String, Output)> =
+            leaving.into_iter().filter_map(|name| self.outputs.remove_entry(&name)).collect();
+        for (_, output) in &leaving {
+            output.stop();
+        }
+        for (name, output) in leaving {
+            output.join().await;
+            if !new.outputs.iter().any(|output| output.name == name) {
+                self.observed.journal.retire_cursor(&name);
+            }
+        }
+        self.start_outputs();
+    }
+
+    /// Inputs first, then the journal, then the outputs, each within what is left of the deadline; a second signal ends
+    /// the waiting, never the journal's order.
+    async fn stop(&mut self, signals: &mut Signals) {
+        let deadline = Instant::now() + self.current().drain.stop_deadline;
+        tracing::info!("stopping: inputs take nothing new");
+        let finish = async {
+            self.stage.send_replace(Stage::Quiescing);
+            self.inputs.quiesce();
+            self.inputs.join().await;
+            let taken = self.observed.journal.progress().appended;
+            let mut state = self.observed.journal.state();
+            let mut durable = self.observed.journal.appender().durable();
+            tokio::select! {
+                // Both senders live in the journal.
+                _ = durable.wait_for(|durable| *durable >= taken) => {}
+                _ = state.wait_for(|state| matches!(state, journal::State::Poisoned(_))) => {}
+            }
+            self.stage.send_replace(Stage::Stopping);
+            for output in self.outputs.values() {
+                output.stop();
+            }
+            for output in std::mem::take(&mut self.outputs).into_values() {
+                output.join().await;
+            }
+        };
+        tokio::select! {
+            done = timeout_at(deadline.into(), finish) => if done.is_err() {
+                tracing::warn!("drain.stop_deadline passed: what is left stays in the journal");
+            },
+            () = signals.stop_again() => tracing::warn!("told twice: stopping now"),
+        }
+        let journal = self.observed.journal.clone();
+        let closed = tokio::task::spawn_blocking(move || journal.close(Instant::now()));
+        if let Err(error) = closed.await {
+            tracing::error!(%error, "cannot close the journal");
+        }
+        self.control.abort();
+        self.admin.iter().for_each(JoinHandle::abort);
+        // Whoever asks from now on shall hear "not running", not "connection refused".
+        let _ = std::fs::remove_file(&self.current().control_socket);
+        let progress = self.observed.journal.progress();
+        let left = progress.durable.messages_since(progress.delivered);
+        tracing::info!(undelivered = left, "stopped");
+    }
+}
+
+fn open_journal(config: &Config) -> Result<Journal, RunError> {
+    let directory = config.data_dir.join(journal::OWN_DIRECTORY);
+    let storage = FileStorage::open(&directory).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => RunError::Journal(OpenError::Locked(directory.display().to_string())),
+        _ => RunError::Io(format!("cannot open the journal in {}", directory.display()), error),
+    })?;
+    let settings = journal::Settings {
+        limits: Limits { segment_size: config.journal.segment_size, max_size: config.journal.max_size },
+        commit_interval: config.journal.commit_interval,
+        when_full: match config.journal.when_full {
+            config::WhenFull::Block => journal::WhenFull::Block,
+            config::WhenFull::DropOldest => journal::WhenFull::DropOldest,
+        },
+    };
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let fresh = Incarnation(since_epoch.as_millis() as u64);
+    let outputs: Vec<&str> = config.outputs.iter().map(|output| output.name.as_str()).collect();
+    let journal = Journal::open(Arc::new(storage), &config.node, settings, &outputs, fresh)?;
+    for finding in journal.findings() {
+        tracing::warn!("journal: {finding}");
+    }
+    let progress = journal.progress();
+    tracing::info!(
+        directory = %directory.display(),
+        journal = %journal.id(),
+        bytes = progress.bytes,
+        max_size = config.journal.max_size,
+        undelivered = progress.durable.messages_since(progress.delivered),
+        "journal open"
+    );
+    Ok(journal)
+}
+
+fn open_admin(config: &Config) -> Result<Vec<tokio::net::TcpListener>, RunError> {
+    let open = |address: &SocketAddr| {
+        let opened = crate::sys::tcp::listen(*address).and_then(tokio::net::TcpListener::from_std);
+        opened.map_err(io_error(format!("cannot listen on {address} for [admin]")))
+    };
+    config.admin.listen.iter().map(open).collect()
+}
+
+fn serve_admin(listeners: Vec<tokio::net::TcpListener>, observed: &Arc<Observed>) -> Vec<JoinHandle<()>> {
+    let serve = |listener: tokio::net::TcpListener| {
+        tracing::info!(address = ?listener.local_addr(), "status page and metrics");
+        tokio::spawn(admin::serve(listener, observed.clone()))
+    };
+    listeners.into_iter().map(serve).collect()
+}
+
+fn syslog_inputs(config: &Config) -> impl Iterator<Item = &SyslogInput> {
+    config.inputs.iter().map(|input| match input {
+        config::Input::Syslog(syslog) => syslog,
+    })
+}
+
+/// A changed setting that the running process cannot follow.
+fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
+    let keys = [
+        ("the node's name", old.node != new.node),
+        ("data_dir", old.data_dir != new.data_dir),
+        ("control_socket", old.control_socket != new.control_socket),
+        ("[journal]", old.journal != new.journal),
+        ("[drain]", old.drain != new.drain),
+        ("log.format or log.target", (old.log.format, old.log.target) != (new.log.format, new.log.target)),
+    ];
+    keys.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)
+}
+
+/// What a reload changes, a line each: `+` new, `-` gone, `~` different.
+fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut changes = Vec::new();
+    diff(&mut changes, "input", &old.inputs, &new.inputs, config::Input::name);
+    diff(&mut changes, "output", &old.outputs, &new.outputs, |output| &output.name);
+    if old.admin != new.admin {
+        changes.push("~ admin".into());
+    }
+    if old.log != new.log {
+        changes.push("~ log".into());
+    }
+    changes
+}
+
+fn diff<T: PartialEq>(changes: &mut Vec<String>, kind: &str, old: &[T], new: &[T], name: impl Fn(&T) -> &str) {
+    for one in new {
+        match old.iter().find(|other| name(other) == name(one)) {
+            None => changes.push(format!("+ {kind} {}", name(one))),
+            Some(other) if other != one => changes.push(format!("~ {kind} {}", name(one))),
+            Some(_) => {}
+        }
+    }
+    for one in old.iter().filter(|one| !new.iter().any(|other| name(other) == name(one))) {
+        changes.push(format!("- {kind} {}", name(one)));
+    }
+}
