@@ -175,6 +175,16 @@ pub(super) struct Thread {
     tick_failed: bool,
     /// Bytes in the queue that took no room of its bound: gap messages.
     unpaid: usize,
+    /// The gap messages that may still be undelivered, oldest first. A restart forgets them.
+    gaps: VecDeque<Gap>,
+}
+
+/// A gap message in the journal.
+struct Gap {
+    at: Position,
+    /// What it tells.
+    dropped: u64,
+    from: Position,
 }
 
 impl Thread {
@@ -191,6 +201,7 @@ impl Thread {
             started: now,
             tick_failed: false,
             unpaid: 0,
+            gaps: VecDeque::new(),
         }
     }
 
@@ -346,17 +357,30 @@ impl Thread {
         };
         // An output that is further behind than the segment has been told of what was before it.
         let from = self.shared.delivered().map_or(begin, |delivered| delivered.max(oldest));
-        let dropped = begin.messages_since(from);
-        if dropped > 0 {
-            self.shared.counters.dropped_messages.inc_by(dropped);
-            tracing::warn!(dropped, "the journal is full: the oldest undelivered messages were dropped");
-            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from.position);
+        let gone = begin.messages_since(from);
+        if gone > 0 {
+            let told = self.take_gaps(from.position, begin.position);
+            let fresh = gone - told.len() as u64;
+            // A gap message that goes as well hands on what it told, or nobody would ever hear of it.
+            let dropped = fresh + told.iter().map(|gap| gap.dropped).sum::<u64>();
+            let from = told.first().map_or(from.position, |gap| gap.from);
+            self.shared.counters.dropped_messages.inc_by(fresh);
+            tracing::warn!(dropped = fresh, "the journal is full: the oldest undelivered messages were dropped");
+            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from);
             // Past the bound, by the few bytes of one message: the thread must not wait for itself.
             self.unpaid += builder.len();
             let inbox = &self.shared.inbox;
-            inbox.push(&mut inbox.lock(), builder);
+            let mut queue = inbox.lock();
+            self.gaps.push_back(Gap { at: queue.end.position, dropped, from });
+            inbox.push(&mut queue, builder);
         }
         Ok(true)
+    }
+
+    /// Takes out the gap messages before `end`; returns those from `from` on, which were not delivered.
+    fn take_gaps(&mut self, from: Position, end: Position) -> Vec<Gap> {
+        let count = self.gaps.partition_point(|gap| gap.at < end);
+        self.gaps.drain(..count).filter(|gap| gap.at >= from).collect()
     }
 
     fn commit_if_due(&mut self) -> Result<(), Poisoned> {
