@@ -73,14 +73,10 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Shared options")]
 pub struct Shared {
-    /// Configuration file; drop-ins are read from conf.d beside it
-    ///
-    /// Default: /etc/twinlog/twinlog.toml if it is there.
+    /// Configuration, with drop-ins in conf.d beside it [default: /etc/twinlog/twinlog.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub config: Option<PathBuf>,
-    /// Control socket of the daemon to talk to
-    ///
-    /// Default: what the configuration says.
+    /// Control socket of the daemon to talk to [default: what the configuration says]
     #[arg(long, global = true, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub socket: Option<PathBuf>,
     /// Answer as JSON, for programs
@@ -92,9 +88,7 @@ pub struct Shared {
     /// Say only what was asked for
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Name of this node
-    ///
-    /// Default: the host name. It is part of every message's id.
+    /// Name of this node, a part of every message's id [default: the host name]
     #[arg(long, global = true, value_name = "NAME", env = "TWINLOG_NODE", hide_env_values = true)]
     pub node: Option<String>,
 }
@@ -162,7 +156,7 @@ Exit status: 0 no errors, 78 errors (with --strict also for warnings).")]
   twinlog status --json | jq '.nodes[0].outputs'
   twinlog status --check                 for monitoring: one line, exit status 0 or 4
 
-Degraded means: a fault, an output that is not connected and has messages to send, a journal that takes nothing, or
+Degraded means: a fault, an output that is not connected and has messages to send, a journal that takes nothing, or \
 datagrams that the kernel drops right now.
 
 Exit status: 0 shown, or healthy; 3 the daemon cannot be reached; 4 degraded (only with --check).")]
@@ -206,7 +200,7 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     #[command(after_long_help = "Examples:
   twinlog man | man -l -
   twinlog man journal cat | man -l -
-  twinlog man --dir /usr/share/man/man1")]
+  twinlog man --dir /usr/share/man/man8")]
     Man {
         /// The verb; without it the page of twinlog itself
         #[arg(value_name = "VERB", num_args = 0..)]

@@ -84,11 +84,12 @@ impl Families<'_> {
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        self.gauges(name, help, [(Vec::new(), value)])
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.counters(name, help, [(Vec::new(), value)])
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, u64, f64>(&value, None)
     }
 
     fn info(&mut self, name: &str, help: &str, labels: Labels) -> fmt::Result {
@@ -249,4 +250,80 @@ fn outputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
         })
     });
     out.gauges("output_up", "Whether the target is there and in use", up)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::status::testing::TestNode;
+
+    /// Reads an exposition as strictly as the specification says, and gives its samples.
+    fn parse(text: &str) -> BTreeMap<String, f64> {
+        let (mut samples, mut families) = (BTreeMap::new(), BTreeSet::new());
+        let mut family = (String::new(), String::new());
+        let body = text.strip_suffix("# EOF\n").expect("ends with EOF");
+        for line in body.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(families.insert(name.to_owned()), "{name} comes twice");
+                family = (name.to_owned(), kind.to_owned());
+                continue;
+            }
+            if line.starts_with("# HELP ") {
+                continue;
+            }
+            assert!(!line.starts_with('#') && !line.is_empty(), "{line}");
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let name = series.split('{').next().unwrap();
+            let suffixes: &[&str] = match family.1.as_str() {
+                "counter" => &["_total"],
+                "info" => &["_info"],
+                "histogram" => &["_bucket", "_count", "_sum"],
+                _ => &[""],
+            };
+            assert!(suffixes.iter().any(|suffix| name == format!("{}{suffix}", family.0)), "{line} in {family:?}");
+            if let Some(labels) = series.strip_prefix(name).and_then(|rest| rest.strip_prefix('{')) {
+                let labels = labels.strip_suffix('}').unwrap();
+                assert!(labels.is_empty() || labels.contains("=\"") && labels.ends_with('"'), "{line}");
+                assert!(!labels.is_empty(), "{line}: an empty label set");
+            }
+            assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{series} comes twice");
+        }
+        // A sample's name must not be another family's, e.g. of a gauge `x` and a counter `x`.
+        for name in &families {
+            let clash = name.strip_suffix("_total").filter(|base| families.contains(*base));
+            assert!(clash.is_none() || name == "twinlog_input_connections_total", "{name}");
+        }
+        samples
+    }
+
+    #[tokio::test]
+    async fn every_number_can_be_read_back() {
+        let node = TestNode::new();
+        let end = node.receive(&[b"<13>one", b"<13>two", b"<13>three"]).await;
+        node.deliver(end);
+        let input = node.observed.metrics.input("net");
+        input.set_socket("udp://[::]:514#0", SocketState { drops: 488, queue_bytes: 1, queue_limit_bytes: 2 });
+        input.rejected.inc("denied");
+        node.observed.metrics.output("odd\"na\\me\n").sent.inc();
+        let text = render(&node.observed).unwrap();
+        let samples = parse(&text);
+        let value = |series: &str| *samples.get(series).unwrap_or_else(|| panic!("{series} is not in\n{text}"));
+        assert_eq!(value("twinlog_input_messages_total{input=\"net\",proto=\"udp\"}"), 3.0);
+        assert_eq!(value("twinlog_input_rejected_total{input=\"net\",reason=\"denied\"}"), 1.0);
+        let drops = "twinlog_input_socket_drops_total{input=\"net\",proto=\"udp\",socket=\"udp://[::]:514#0\"}";
+        assert_eq!(value(drops), 488.0);
+        assert_eq!(value("twinlog_journal_appended_messages_total"), 3.0);
+        assert_eq!(value("twinlog_journal_messages"), 0.0);
+        assert!(value("twinlog_journal_fsync_seconds_count") >= 1.0);
+        assert!(value("twinlog_journal_free_bytes") > 0.0);
+        assert_eq!(value("twinlog_output_backlog_messages{output=\"siem\"}"), 0.0);
+        assert_eq!(value("twinlog_output_up{output=\"siem\",target=\"tcp://siem.example.net:514\"}"), 1.0);
+        assert_eq!(value("twinlog_output_up{output=\"siem\",target=\"tcp://siem2.example.net:514\"}"), 0.0);
+        assert_eq!(value("twinlog_output_sent_messages_total{output=\"odd\\\"na\\\\me\\n\"}"), 1.0);
+        assert!(value("process_resident_memory_bytes") > 0.0);
+        assert!(text.contains("twinlog_build_info{version="));
+    }
 }

@@ -8,6 +8,8 @@
 
 pub mod format;
 mod table;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod text;
 
 use std::collections::BTreeMap;
@@ -419,6 +421,46 @@ pub fn timestamp(time: SystemTime) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_received_is_safe_to_drain_when_every_output_has_it() {
+        let node = testing::TestNode::new();
+        let end = node.receive(&[b"<13>one", b"<13>two"]).await;
+        let status = node.observed.status(SystemTime::now());
+        let seen = &status.nodes[0];
+        assert!(!seen.safe_to_drain);
+        assert_eq!(seen.safe_to_drain_reason, "2 messages not yet delivered to siem, which is not connected");
+        assert_eq!((seen.outputs["siem"].backlog_messages, seen.journals[0].messages), (2, 2));
+        assert_eq!(seen.journals[0].appended, end.position.0);
+        node.deliver(end);
+        let seen = &node.observed.status(SystemTime::now()).nodes[0];
+        assert!(seen.safe_to_drain, "{}", seen.safe_to_drain_reason);
+        assert_eq!(seen.inputs["net"].messages, 2);
+    }
+
+    #[tokio::test]
+    async fn the_shape_is_the_contracts() {
+        let node = testing::TestNode::new();
+        let json = serde_json::to_value(node.observed.status(SystemTime::now())).unwrap();
+        assert_eq!((&json["v"], &json["pair"]), (&1.into(), &serde_json::json!({})));
+        let node = &json["nodes"][0];
+        for key in
+            "name version pid uptime_seconds role stage faults safe_to_drain safe_to_drain_reason vrrp link journals \
+                    inputs outputs"
+                .split_ascii_whitespace()
+        {
+            assert!(node.get(key).is_some(), "{key}");
+        }
+        for key in "journal appended durable replicated delivered bytes messages oldest_seconds".split(' ') {
+            assert!(node["journals"][0].get(key).is_some(), "{key}");
+        }
+        for key in "messages bytes connections rejected kernel_drops".split(' ') {
+            assert!(node["inputs"]["net"].get(key).is_some(), "{key}");
+        }
+        for key in "sent acknowledged in_flight retries connected backlog_messages lag_seconds last_error".split(' ') {
+            assert!(node["outputs"]["siem"].get(key).is_some(), "{key}");
+        }
+    }
 
     #[test]
     fn a_pulse_that_beats_is_young_and_one_that_stands_still_ages() {

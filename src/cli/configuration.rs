@@ -62,10 +62,26 @@ pub(super) fn for_looking(shared: &Shared) -> Option<Config> {
     for_run(shared).ok().map(|loaded| loaded.config)
 }
 
-/// The control socket to talk to.
+/// The control socket to talk to. From files with errors too: whoever has just broken one wants to hear it from the
+/// daemon that runs.
 pub(super) fn socket(shared: &Shared) -> PathBuf {
     let configured = || for_looking(shared).map(|config| config.control_socket);
-    shared.socket.clone().or_else(configured).unwrap_or_else(|| PathBuf::from("/run/twinlog/control.sock"))
+    let guessed = || {
+        let files = config::files_of(&file(shared)?).ok()?;
+        files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).find_map(|text| guess_socket(&text))
+    };
+    let socket = shared.socket.clone().or_else(configured).or_else(guessed);
+    socket.unwrap_or_else(|| PathBuf::from("/run/twinlog/control.sock"))
+}
+
+/// What stands behind `control_socket =` before the first table.
+fn guess_socket(text: &str) -> Option<PathBuf> {
+    let mut lines = text.lines().map(str::trim).take_while(|line| !line.starts_with('['));
+    lines.find_map(|line| {
+        let value = line.strip_prefix("control_socket")?.trim_start().strip_prefix('=')?.trim_start();
+        let quote = value.chars().next().filter(|c| "\"'".contains(*c))?;
+        value[1..].split(quote).next().map(PathBuf::from)
+    })
 }
 
 /// The main file; `None` if none was named and the default is not there.
@@ -83,4 +99,17 @@ pub(super) fn node(shared: &Shared) -> Result<NodeName, Failure> {
 pub(super) fn refused(shared: &Shared, diagnostics: &[Diagnostic]) -> Failure {
     let colour = shared.color.on(&io::stderr());
     Failure::new(Exit::Config, Report { diagnostics, colour }.to_string().trim_end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_found_in_a_broken_file() {
+        let text = "nonsense = [\n control_socket = \"/run/a b.sock\" # here\n[admin]\ncontrol_socket = \"/no\"\n";
+        assert_eq!(guess_socket(text), Some("/run/a b.sock".into()));
+        assert_eq!(guess_socket("[admin]\ncontrol_socket = \"/no\"\n"), None);
+        assert_eq!(guess_socket("control_socket = 7\ncontrol_sockets = \"/no\"\n"), None);
+    }
 }

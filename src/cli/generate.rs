@@ -4,12 +4,15 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context;
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use serde_json::json;
 
 use super::{Cli, Exit, Failure};
+
+/// Section of the manual: system administration.
+const SECTION: &str = "8";
 
 pub(super) fn completions(shell: Shell) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
@@ -22,22 +25,38 @@ pub(super) fn man(verb: &[String], dir: Option<&Path>) -> anyhow::Result<Exit> {
     let mut command = Cli::command();
     command.build();
     if let Some(dir) = dir {
-        clap_mangen::generate_to(command, dir).with_context(|| format!("cannot write to {}", dir.display()))?;
+        write_pages(&command, "twinlog", dir)?;
         return Ok(Exit::Done);
     }
-    let mut page = &command;
+    let (mut page, mut name) = (&command, "twinlog".to_owned());
     for word in verb {
         page = page.get_subcommands().find(|verb| verb.get_name() == word).ok_or_else(|| {
             let verbs: Vec<&str> = page.get_subcommands().map(clap::Command::get_name).collect();
             Failure::new(Exit::Usage, format!("there is no page for {word:?}; there are: {}", verbs.join(", ")))
         })?;
+        name = format!("{name}-{word}");
     }
-    let name = std::iter::once("twinlog").chain(verb.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
-    let page = page.clone().name(name.clone()).bin_name(name.replace('-', " "));
-    let mut text = Vec::new();
-    Man::new(page).title(name.to_uppercase()).render(&mut text)?;
-    io::stdout().write_all(&text)?;
+    io::stdout().write_all(&page_of(page, &name)?)?;
     Ok(Exit::Done)
+}
+
+/// The page of a verb and those of the verbs below it.
+fn write_pages(command: &Command, name: &str, dir: &Path) -> anyhow::Result<()> {
+    let path = dir.join(format!("{name}.{SECTION}"));
+    std::fs::write(&path, page_of(command, name)?).with_context(|| format!("cannot write {}", path.display()))?;
+    for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        write_pages(verb, &format!("{name}-{}", verb.get_name()), dir)?;
+    }
+    Ok(())
+}
+
+fn page_of(command: &Command, name: &str) -> io::Result<Vec<u8>> {
+    // The name heads the page and names its file; the synopsis shows it as one types it.
+    let command = command.clone().name(name.to_owned()).bin_name(name.replace('-', " "));
+    let man = Man::new(command).title(name.to_uppercase()).section(SECTION);
+    let mut text = Vec::new();
+    man.source(concat!("twinlog ", env!("CARGO_PKG_VERSION"))).manual("twinlog").render(&mut text)?;
+    Ok(text)
 }
 
 pub(super) fn version(as_json: bool) -> anyhow::Result<Exit> {

@@ -147,10 +147,10 @@ impl Client {
         let socket = self.socket.display();
         ClientError::Unreachable(match error.kind() {
             io::ErrorKind::NotFound => format!(
-                "twinlog is not running: there is no control socket at {socket} (--socket or --config name another)"
+                "the daemon is not running: there is no control socket at {socket} (--socket or --config name another)"
             ),
             io::ErrorKind::ConnectionRefused => {
-                format!("twinlog is not running: nobody answers on the control socket {socket}")
+                format!("the daemon is not running: nobody answers on the control socket {socket}")
             }
             io::ErrorKind::PermissionDenied => {
                 format!("the control socket needs root or membership in group twinlog ({socket})")

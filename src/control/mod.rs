@@ -23,6 +23,8 @@ pub(crate) mod answer;
 mod health;
 pub(crate) mod serve;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;

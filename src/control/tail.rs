@@ -121,14 +121,15 @@ impl Tail {
         // Between this batch and the last may be a gap in the journal.
         self.skipped += batch.start().ordinal.saturating_sub(self.seen);
         self.seen = batch.end().ordinal;
-        let every = batch.messages().div_ceil(self.window.left.max(1)).max(1);
+        // Of so many messages so many are shown, at even distances.
+        let (all, allowed) = (u64::from(batch.messages()), u64::from(self.window.left.min(batch.messages())));
         let mut turn = 0;
         for envelope in batch.envelopes() {
             if self.wanted.input.as_ref().is_some_and(|input| input != envelope.origin.input) {
                 continue;
             }
             turn += 1;
-            if self.window.left == 0 || turn % every != 0 {
+            if turn * allowed / all == (turn - 1) * allowed / all {
                 self.skipped += 1;
                 continue;
             }

@@ -166,6 +166,13 @@ impl Connection {
                     if closing.is_none() {
                         self.metrics.rejected.inc("idle_timeout");
                     }
+                    // A line whose end never came was taken all the same: our kernel has acknowledged it.
+                    let rest = std::mem::take(&mut self.rest);
+                    let batch = self.finish(&rest);
+                    if !batch.is_empty() {
+                        // Refused: there is nothing to close any more that could tell the sender.
+                        let _ = appender.append(batch).await;
+                    }
                     break;
                 }
                 () = quiescing(&mut control), if closing.is_none() => {

@@ -21,6 +21,8 @@ use crate::proto::position::{Mark, Position};
 
 /// Bytes that may wait for the disk; beyond, inputs wait.
 pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that are written before they are due: beyond, waiting longer saves nothing.
+const WRITE_BYTES: usize = 1024 * 1024;
 /// Bytes written before the thread looks at the clock again, so that a flood does not delay the sync.
 const GATHER_BYTES: usize = 8 * 1024 * 1024;
 /// How often cursors are saved, segments trimmed and a full disk tried again.
@@ -41,7 +43,10 @@ pub enum Refused {
 #[derive(Debug)]
 pub(super) struct Queue {
     waiting: VecDeque<(BatchBuilder, Mark)>,
+    /// Bytes that were taken in and not written, with those that the thread has in its hands.
     waiting_bytes: usize,
+    /// When the first of `waiting` came.
+    waiting_since: Instant,
     /// Where the next batch will stand.
     end: Mark,
     refused: Option<Refused>,
@@ -59,7 +64,14 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn new(end: Mark) -> Inbox {
-        let queue = Queue { waiting: VecDeque::new(), waiting_bytes: 0, end, refused: None, give_up_at: None };
+        let queue = Queue {
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            waiting_since: Instant::now(),
+            end,
+            refused: None,
+            give_up_at: None,
+        };
         Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room: Semaphore::new(QUEUE_BYTES) }
     }
 
@@ -98,9 +110,14 @@ impl Inbox {
         let length = builder.len();
         queue.end =
             Mark { position: at.position.advance(length as u64), ordinal: at.ordinal + u64::from(builder.messages()) };
+        let before = queue.waiting_bytes;
         queue.waiting_bytes += length;
+        if queue.waiting.is_empty() {
+            queue.waiting_since = Instant::now();
+        }
         queue.waiting.push_back((builder, at));
-        if queue.waiting.len() == 1 {
+        // The thread has to learn when something is due; what comes after that is no news until it is much.
+        if queue.waiting.len() == 1 || (before < WRITE_BYTES && queue.waiting_bytes >= WRITE_BYTES) {
             self.bell.notify_one();
         }
         queue.end
@@ -149,13 +166,25 @@ pub(super) struct Thread {
     writer: Writer,
     saved: Saved,
     batches: VecDeque<Batch>,
-    /// When the oldest byte that is not yet safe was written.
+    /// When the oldest byte that was written and is not yet safe was taken in.
     uncommitted_since: Option<Instant>,
+    /// When the oldest of `batches` was taken in.
+    gathered_since: Instant,
     next_tick: Instant,
     started: Instant,
     tick_failed: bool,
     /// Bytes in the queue that took no room of its bound: gap messages.
     unpaid: usize,
+    /// The gap messages that may still be undelivered, oldest first. A restart forgets them.
+    gaps: VecDeque<Gap>,
+}
+
+/// A gap message in the journal.
+struct Gap {
+    at: Position,
+    /// What it tells.
+    dropped: u64,
+    from: Position,
 }
 
 impl Thread {
@@ -167,10 +196,12 @@ impl Thread {
             saved,
             batches: VecDeque::new(),
             uncommitted_since: None,
+            gathered_since: now,
             next_tick: now,
             started: now,
             tick_failed: false,
             unpaid: 0,
+            gaps: VecDeque::new(),
         }
     }
 
@@ -207,22 +238,32 @@ impl Thread {
         self.shared.set_state(State::Poisoned(poisoned));
     }
 
-    /// Waits for work and seals it; false when the inbox is closed and everything is written.
+    /// Waits for work and seals it. Nothing is promised before it is synced, so nothing is written long before that: at a
+    /// few messages a second or a hundred thousand, there is one write and one sync in a commit interval. False when the inbox is closed and everything is written.
     fn gather(&mut self) -> bool {
+        let interval = self.shared.settings.commit_interval;
         let inbox = &self.shared.inbox;
         let mut queue = inbox.lock();
-        let commit_at = self.uncommitted_since.map(|since| since + self.shared.settings.commit_interval);
-        let until = commit_at.map_or(self.next_tick, |at| at.min(self.next_tick));
-        while queue.waiting.is_empty() && self.batches.is_empty() {
-            let wait = until.saturating_duration_since(Instant::now());
+        let since = loop {
+            let waits = !queue.waiting.is_empty() || !self.batches.is_empty();
+            let since = Some(queue.waiting_since).filter(|_| waits);
+            let due = since.into_iter().chain(self.uncommitted_since).map(|since| since + interval).min();
+            let until = due.map_or(self.next_tick, |due| due.min(self.next_tick));
+            let now = Instant::now();
+            if let Some(since) = since
+                && (queue.waiting_bytes >= WRITE_BYTES || queue.refused.is_some() || now >= since + interval)
+            {
+                break since;
+            }
             if queue.refused.is_some() {
                 return false;
             }
-            if wait.is_zero() {
+            if now >= until {
                 return true;
             }
-            queue = inbox.bell.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
+            queue = inbox.bell.wait_timeout(queue, until - now).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        self.gathered_since = since;
         let mut bytes = 0;
         let mut taken = Vec::new();
         while bytes < GATHER_BYTES
@@ -279,7 +320,7 @@ impl Thread {
         if after == before {
             return;
         }
-        self.uncommitted_since.get_or_insert_with(Instant::now);
+        self.uncommitted_since.get_or_insert(self.gathered_since);
         self.shared.counters.appended_messages.inc_by(after.messages_since(before));
         self.shared.counters.appended_bytes.inc_by(after.position.bytes_since(before.position));
         // A new segment syncs the old one: that may have made bytes safe outside of `commit`.
@@ -316,17 +357,30 @@ impl Thread {
         };
         // An output that is further behind than the segment has been told of what was before it.
         let from = self.shared.delivered().map_or(begin, |delivered| delivered.max(oldest));
-        let dropped = begin.messages_since(from);
-        if dropped > 0 {
-            self.shared.counters.dropped_messages.inc_by(dropped);
-            tracing::warn!(dropped, "the journal is full: the oldest undelivered messages were dropped");
-            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from.position);
+        let gone = begin.messages_since(from);
+        if gone > 0 {
+            let told = self.take_gaps(from.position, begin.position);
+            let fresh = gone - told.len() as u64;
+            // A gap message that goes as well hands on what it told, or nobody would ever hear of it.
+            let dropped = fresh + told.iter().map(|gap| gap.dropped).sum::<u64>();
+            let from = told.first().map_or(from.position, |gap| gap.from);
+            self.shared.counters.dropped_messages.inc_by(fresh);
+            tracing::warn!(dropped = fresh, "the journal is full: the oldest undelivered messages were dropped");
+            let builder = gap_message(self.shared.journal.node.as_str(), dropped, from);
             // Past the bound, by the few bytes of one message: the thread must not wait for itself.
             self.unpaid += builder.len();
             let inbox = &self.shared.inbox;
-            inbox.push(&mut inbox.lock(), builder);
+            let mut queue = inbox.lock();
+            self.gaps.push_back(Gap { at: queue.end.position, dropped, from });
+            inbox.push(&mut queue, builder);
         }
         Ok(true)
+    }
+
+    /// Takes out the gap messages before `end`; returns those from `from` on, which were not delivered.
+    fn take_gaps(&mut self, from: Position, end: Position) -> Vec<Gap> {
+        let count = self.gaps.partition_point(|gap| gap.at < end);
+        self.gaps.drain(..count).filter(|gap| gap.at >= from).collect()
     }
 
     fn commit_if_due(&mut self) -> Result<(), Poisoned> {

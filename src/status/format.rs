@@ -18,7 +18,13 @@ pub fn bytes(value: u64) -> String {
 /// `1 message`, `1,204 messages`.
 #[must_use]
 pub fn messages(value: u64) -> String {
-    if value == 1 { "1 message".to_owned() } else { format!("{} messages", count(value)) }
+    of(value, "message")
+}
+
+/// A count of things: `1 segment`, `20 segments`.
+#[must_use]
+pub fn of(value: u64, thing: &str) -> String {
+    if value == 1 { format!("1 {thing}") } else { format!("{} {thing}s", count(value)) }
 }
 
 /// A rate per second: whole above ten, so that a trickle is not shown as none.

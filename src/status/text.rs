@@ -50,7 +50,7 @@ pub fn problems(status: &Status, earlier: Option<Earlier<'_>>) -> Vec<String> {
         for (name, output) in node.outputs.iter().filter(|(_, output)| output_is_a_problem(output)) {
             let why = output.last_error.as_ref().map_or(String::new(), |error| format!(": {error}"));
             let behind = format::messages(output.backlog_messages);
-            problems.push(format!("output {name} is not connected and {behind} behind{why}"));
+            problems.push(format!("output {name} is not connected, {behind} behind{why}"));
         }
         let before = earlier.and_then(|earlier| earlier.status.nodes.iter().find(|before| before.name == node.name));
         for (name, input) in &node.inputs {
@@ -249,4 +249,78 @@ fn verdict(out: &mut String, node: &NodeStatus, style: Style) {
     } else {
         writeln!(out, "{} {}.", bold("Safe to drain: no:"), node.safe_to_drain_reason)
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        serde_json::from_str(include_str!("../../tests/fixtures/status.json")).unwrap()
+    }
+
+    /// Five seconds before, with so many messages less.
+    fn earlier(status: &Status) -> Status {
+        let mut earlier = status.clone();
+        let node = &mut earlier.nodes[0];
+        node.inputs.get_mut("net").unwrap().messages -= 60_510;
+        let siem = node.outputs.get_mut("siem").unwrap();
+        siem.sent -= 62_155;
+        siem.acknowledged -= 62_150;
+        earlier
+    }
+
+    fn plain(width: usize) -> Style {
+        Style { width, colour: false }
+    }
+
+    #[test]
+    fn a_healthy_node_on_a_wide_screen() {
+        let mut status = status();
+        status.nodes[0].outputs.remove("archive");
+        status.nodes[0].faults.clear();
+        let before = earlier(&status);
+        let shown = render(&status, Some(Earlier { status: &before, seconds: 5.0 }), plain(usize::MAX));
+        let expected = "\
+standalone agg-a      up 3 d 03:42
+
+  NODE   ROLE        STAGE       UPTIME    IN/s   OUT/s                              JOURNAL  STATE    VERSION
+  agg-a  standalone  serving  3 d 03:42  12,102  12,430  1.20 GiB of 10.0 GiB (oldest 0.3 s)  writing  0.1.0
+
+  INPUT  LISTENS ON    RECEIVED  RATE/s  KERNEL DROPS  CONNS  BAD
+  net    udp+tcp :514    3.41 G  12,102             0     14   17
+
+  OUTPUT  TO                               SENT/s  UNACKED  BACKLOG  OLDEST  RETRIES  STATE
+  siem    tcp://siem.example.net:514 (+1)  12,431      212      212   0.3 s        0  ok
+
+Safe to drain: no: 212 messages not yet delivered to siem.
+";
+        assert_eq!(shown, expected, "\n{shown}");
+    }
+
+    #[test]
+    fn what_needs_someone_to_look_is_marked_and_narrow_screens_lose_the_least_important() {
+        let status = status();
+        let mut before = earlier(&status);
+        before.nodes[0].inputs.get_mut("net").unwrap().kernel_drops = 0;
+        let mut status = status;
+        status.nodes[0].inputs.get_mut("net").unwrap().kernel_drops = 488;
+        let earlier = Earlier { status: &before, seconds: 5.0 };
+        let shown = render(&status, Some(earlier), plain(80));
+        assert!(shown.lines().all(|line| line.chars().count() <= 110), "{shown}");
+        assert!(!shown.contains("VERSION"), "{shown}");
+        for marked in
+            ["! agg-a ", "! net ", "! archive ", "! the journal waits: full", "! archive: no space left on device"]
+        {
+            assert!(shown.lines().any(|line| line.starts_with(marked)), "{marked}\n{shown}");
+        }
+        let problems = problems(&status, Some(earlier));
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn colours_come_only_when_asked_for() {
+        assert!(!render(&status(), None, plain(100)).contains('\x1b'));
+        assert!(render(&status(), None, Style { width: 100, colour: true }).contains("\x1b[31m! archive"));
+    }
 }

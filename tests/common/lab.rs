@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{SOON, wait_until, wait_until_within};
+use super::{SOON, wait_until};
 
 /// A temporary directory: configuration, journal, control socket, what the daemon wrote. It is removed with the value.
 pub struct Lab {
@@ -74,8 +74,7 @@ impl Lab {
         let child = command.spawn().expect("the binary starts");
         let mut daemon = Daemon { child: Some(child), log: self.path("stderr"), socket };
         wait_until("the daemon answers", || {
-            let exited = daemon.child.as_mut().expect("not stopped").try_wait().expect("our child");
-            if let Some(status) = exited {
+            if let Some(status) = daemon.exit_status() {
                 panic!("the daemon ended before it was ready: {status}");
             }
             daemon.try_status().is_some()
@@ -149,6 +148,15 @@ impl Daemon {
         panic!("{pointer} is {last}, not {expected}; the node says {:#}", self.node());
     }
 
+    /// Waits until at least `messages` were taken in and all are on the disk, none in the queue before it.
+    #[track_caller]
+    pub fn wait_until_durable(&self, messages: usize) {
+        wait_until("what was taken in is durable", || {
+            let journal = &self.node()["journals"][0];
+            journal["messages_total"].as_u64() >= Some(messages as u64) && journal["durable"] == journal["appended"]
+        });
+    }
+
     fn try_status(&self) -> Option<Value> {
         serde_json::from_slice(&get(&self.socket, "/status.json")?).ok()
     }
@@ -170,14 +178,17 @@ impl Daemon {
     /// Waits for its end.
     #[track_caller]
     pub fn ended(&mut self) -> ExitStatus {
-        let child = self.child.as_mut().expect("not stopped");
         let mut ended = None;
-        wait_until_within(SOON, "the daemon ends", || {
-            ended = child.try_wait().expect("our child");
+        wait_until("the daemon ends", || {
+            ended = self.exit_status();
             ended.is_some()
         });
-        self.child = None;
         ended.expect("just checked")
+    }
+
+    /// How it ended, if it has.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("not stopped").try_wait().expect("our child")
     }
 
     /// SIGKILL.

@@ -57,7 +57,7 @@ fn what_was_durable_survives_a_kill() {
     let messages = numbered("m", 10_000);
     let daemon = lab.start(&relay(input, output));
     connect_and_send(v4(input), &lines(&messages));
-    daemon.wait_for("/outputs/out/backlog_messages", messages.len() as u64);
+    daemon.wait_until_durable(messages.len());
     daemon.kill();
 
     let sink = Sink::tcp(v4(output), Framing::Lf);
@@ -97,9 +97,12 @@ fn a_second_sigterm_stops_at_once() {
     daemon.wait_for("/inputs/net/messages", 100);
     daemon.signal(Signal::SIGTERM);
     wait_until("it no longer accepts connections", || TcpStream::connect(v4(input)).is_err());
+    // Again and again: what comes right behind the first is taken for the same wish.
     let begun = Instant::now();
-    daemon.signal(Signal::SIGTERM);
-    daemon.ended();
+    wait_until("it ends", || {
+        daemon.signal(Signal::SIGTERM);
+        daemon.exit_status().is_some()
+    });
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
     drop(connection);
 

@@ -93,7 +93,7 @@ fn what_a_full_journal_drops_is_counted_and_told_in_gap_messages() {
     let messages = thick(40_000);
     // Nobody listens at the destination yet, so nothing is on its way.
     send_in_background(v4(input), lines(&messages)).1.join().unwrap();
-    daemon.wait_for("/inputs/net/messages", messages.len() as u64);
+    daemon.wait_until_durable(messages.len());
     let sink = Sink::tcp(v4(output), Framing::Lf);
     let newest = messages.last().expect("some were made");
     wait_until("the newest arrives", || sink.messages().contains(newest));
@@ -102,7 +102,40 @@ fn what_a_full_journal_drops_is_counted_and_told_in_gap_messages() {
 
     let (got, dropped) = without_gaps(sink.close());
     assert!(dropped > 0, "{} messages arrived and no gap", got.len());
-    assert_eq!(messages.len(), got.len() + dropped, "received = delivered + dropped");
+    // An output that waits for its destination holds what it sends first, a MiB of it; that arrives although dropped.
+    let in_hand =
+        (got.len() + dropped).checked_sub(messages.len()).expect("no message is missing that was not told of");
+    assert!(in_hand <= 1024, "{in_hand} messages arrived that were said to be dropped");
+    assert_in_order(&got, &messages);
+}
+
+#[test]
+fn no_dropped_message_is_forgotten_when_the_gap_messages_are_dropped_too() {
+    let (lab, input, output) = (Lab::new(), free_port(), free_port());
+    let daemon = lab.start(&drops_oldest(input, output));
+    let messages = thick(40_000);
+    let mut sender = TcpStream::connect(v4(input)).unwrap();
+    let mut sent = 0;
+    for some in messages.chunks(1000) {
+        sender.write_all(&lines(some)).unwrap();
+        sent += some.len();
+        // In the journal, not in the queue before it: so gap messages stand between them.
+        daemon.wait_until_durable(sent);
+    }
+    let sink = Sink::tcp(v4(output), Framing::Lf);
+    let newest = messages.last().expect("some were made");
+    wait_until("the newest arrives", || sink.messages().contains(newest));
+    daemon.wait_for("/outputs/out/backlog_messages", 0);
+    daemon.stop();
+
+    let (got, dropped) = without_gaps(sink.close());
+    let told = got.len() + dropped;
+    assert!(
+        messages.len() <= told,
+        "{} of {} arrived, and only {dropped} were said to be dropped",
+        got.len(),
+        messages.len()
+    );
     assert_in_order(&got, &messages);
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common::{Lab, connect_and_send, free_port, lines, numbered, v4, wait_until, wait_until_within};
@@ -9,19 +10,25 @@ use crate::rsyslog::{follow, start};
 
 const COUNT: usize = 20_000;
 
-/// Calls `write` with a hundred lines at a time, about 5 000 a second, and `between` a few times on the way.
-fn trickle(messages: &[Vec<u8>], restarts: usize, mut write: impl FnMut(&[u8]), mut between: impl FnMut()) {
-    let begun = Instant::now();
-    let chunks = messages.len() / 100;
-    for (number, chunk) in messages.chunks(100).enumerate() {
-        write(&lines(chunk));
-        if number > 0 && number % (chunks / (restarts + 1)) == 0 && number + 1 < chunks {
-            between();
+/// Writes a hundred lines at a time, about 5 000 a second, while `restart` is called three times.
+fn write_meanwhile(messages: &[Vec<u8>], mut to: impl Write + Send, mut restart: impl FnMut()) {
+    let written = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = Instant::now();
+            for (number, chunk) in messages.chunks(100).enumerate() {
+                to.write_all(&lines(chunk)).unwrap();
+                written.fetch_add(chunk.len(), Ordering::Relaxed);
+                // The pace of a sender, not a wait for something: the restart has to find messages on their way.
+                let due = Duration::from_millis(20) * u32::try_from(number).expect("few chunks");
+                std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            }
+        });
+        for quarter in 1..=3 {
+            wait_until("more is written", || written.load(Ordering::Relaxed) >= messages.len() * quarter / 4);
+            restart();
         }
-        // The pace of a sender, not a wait for something: the restart has to find messages on their way.
-        let due = Duration::from_millis(20) * u32::try_from(number).expect("few chunks");
-        std::thread::sleep(due.saturating_sub(begun.elapsed()));
-    }
+    });
 }
 
 /// How many of `messages` no line ends with, and how many lines are there more than once.
@@ -37,7 +44,7 @@ fn omfwd_loses_nothing_while_twinlog_restarts() {
     let config = crate::input_to_file("lf", "tcp", input);
     let mut daemon = Some(lab.start(&config));
     let messages: Vec<Vec<u8>> = (0..COUNT).map(|number| format!("line {number}").into_bytes()).collect();
-    let mut file = std::fs::File::create(lab.path("device.log")).unwrap();
+    let file = std::fs::File::create(lab.path("device.log")).unwrap();
     let rsyslog = start(
         &lab,
         "sender",
@@ -48,15 +55,10 @@ fn omfwd_loses_nothing_while_twinlog_restarts() {
             follow(&lab)
         ),
     );
-    trickle(
-        &messages,
-        3,
-        |bytes| file.write_all(bytes).unwrap(),
-        || {
-            daemon.take().expect("it runs").stop();
-            daemon = Some(lab.start(&config));
-        },
-    );
+    write_meanwhile(&messages, file, || {
+        daemon.take().expect("it runs").stop();
+        daemon = Some(lab.start(&config));
+    });
     let text = |line: &[u8]| {
         let at = line.windows(5).position(|bytes| bytes == b"line ").expect("our text");
         line[at..].to_vec()
@@ -98,16 +100,11 @@ retry = {{ min = "50ms", max = "200ms" }}
     ));
     wait_until("rsyslog listens", || daemon.node()["outputs"]["out"]["connected"] == true);
     let messages = numbered("m", COUNT);
-    let mut sender = connect_and_send(v4(input), b"");
-    trickle(
-        &messages,
-        3,
-        |bytes| sender.write_all(bytes).unwrap(),
-        || {
-            rsyslog.take().expect("it runs").stop();
-            rsyslog = Some(start(&lab, "receiver", &receiver));
-        },
-    );
+    let sender = connect_and_send(v4(input), b"");
+    write_meanwhile(&messages, sender, || {
+        rsyslog.take().expect("it runs").stop();
+        rsyslog = Some(start(&lab, "receiver", &receiver));
+    });
     wait_until("the last message arrives", || lab.lines_of("received").last() == messages.last());
     rsyslog.expect("it runs").stop();
     daemon.stop();

@@ -116,27 +116,26 @@ retry = {{ min = "50ms", max = "200ms" }}
 "#
     ));
     // Nobody tells that rsyslog listens, and a datagram to nobody is gone.
-    let (first, mut tries) = (b"<13>Mar 10 12:00:00 host app: are you there?".to_vec(), 0);
+    let first = message("are you there?");
     wait_until("rsyslog writes what comes", || {
         udp_to(v4(input)).send(&first).unwrap();
-        tries += 1;
         ["lf", "octet", "udp"].iter().all(|name| !lab.read(name).is_empty())
-    });
-    let ready = |name: &str| daemon.number(&format!("/outputs/{name}/backlog_messages")) == 0;
-    wait_until("all of that is through", || {
-        ["lf", "octet", "udp"].iter().all(|name| ready(name)) && lab.lines_of("lf").len() == tries
     });
     let mut messages = numbered("m", 2000);
     messages.extend(device_lines(6).iter().map(|text| [&message("")[..], text].concat()));
     connect_and_send(v4(input), &lines(&messages));
+    // The questions came by another socket: one of them may be taken in late.
+    let received = |name: &str| {
+        let mut lines = lab.lines_of(name);
+        lines.retain(|line| *line != first);
+        lines
+    };
     for name in ["lf", "octet", "udp"] {
-        wait_until(&format!("all came by {name}"), || lab.lines_of(name).last() == messages.last());
+        wait_until(&format!("all came by {name}"), || received(name).len() >= messages.len());
     }
     rsyslog.stop();
     daemon.stop();
     for name in ["lf", "octet", "udp"] {
-        let mut got = lab.lines_of(name);
-        got.retain(|line| *line != first);
-        assert_same(&got, &messages);
+        assert_same(&received(name), &messages);
     }
 }

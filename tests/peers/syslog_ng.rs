@@ -108,15 +108,19 @@ fn its_receivers_write_what_was_sent() {
     let mut messages = numbered("m", 2000);
     messages.extend(device_lines(6).iter().map(|text| [&message("")[..], text].concat()));
     connect_and_send(v4(input), &lines(&messages));
+    // The questions came by another socket: one of them may be taken in late.
+    let received = |name: &str| {
+        let mut lines = lab.lines_of(name);
+        lines.retain(|line| *line != first);
+        lines
+    };
     for name in ["lf", "octet", "udp"] {
-        wait_until(&format!("all came by {name}"), || lab.lines_of(name).last() == messages.last());
+        wait_until(&format!("all came by {name}"), || received(name).len() >= messages.len());
     }
     syslog_ng.stop();
     daemon.stop();
     for name in ["lf", "octet", "udp"] {
-        let mut got = lab.lines_of(name);
-        got.retain(|line| *line != first);
-        assert_same(&got, &messages);
+        assert_same(&received(name), &messages);
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn execute(directory: &Directory, shared: &Shared) -> anyhow::Result<
         format!("position {}{received}", edge.mark.position)
     };
     writeln!(out, "journal   {} in {}", directory.journal, directory.path().display())?;
-    writeln!(out, "size      {} in {} segments", format::bytes(bytes), segments.len())?;
+    writeln!(out, "size      {} in {}", format::bytes(bytes), format::of(segments.len() as u64, "segment"))?;
     writeln!(
         out,
         "messages  {} kept, {} since it was made",

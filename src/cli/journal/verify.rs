@@ -80,9 +80,9 @@ pub(super) fn execute(directory: &Directory, shared: &Shared) -> anyhow::Result<
         writeln!(out, "the last {} are no message yet, or never became one", format::bytes(verdict.unfinished))?;
     }
     let read = format!(
-        "{} in {} segments ({}) are sound",
+        "{} in {} ({}) are sound",
         format::messages(verdict.messages),
-        verdict.segments,
+        format::of(verdict.segments as u64, "segment"),
         format::bytes(verdict.bytes),
     );
     match verdict.problems.len() {
