@@ -351,6 +351,10 @@ fn validate(bytes: &[u8]) -> Result<usize, BatchError> {
     if version != VERSION {
         return Err(BatchError::Version(version));
     }
+    // No journal ever gets there (as in `segment::position_of`), and so `end` needs no check.
+    if read_u64(bytes, 32) >= 1 << 63 || read_u64(bytes, 40) >= 1 << 63 {
+        return Err(BatchError::Malformed);
+    }
     let mut at = HEADER_LEN;
     let mut messages = 0;
     let mut has_origin = false;
@@ -518,6 +522,18 @@ mod tests {
             let mut bytes = good.bytes().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Batch::decode(&bytes.into()).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_place_that_no_journal_reaches_is_malformed() {
+        for at in [Mark { position: Position(1 << 63), ordinal: 0 }, Mark { position: Position(0), ordinal: u64::MAX }]
+        {
+            let mut builder = BatchBuilder::new();
+            builder.set_origin(&origin(1, "net"));
+            builder.push(Flags::NONE, b"x");
+            let batch = builder.seal(Stamp::from(&journal()), at);
+            assert_eq!(Batch::decode(batch.bytes()), Err(BatchError::Malformed));
         }
     }
 

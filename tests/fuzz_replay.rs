@@ -1,0 +1,55 @@
+//! The fuzzers' corpora through the fuzzers' own functions: what fuzzing once found stays found.
+//!
+//! The targets are in `fuzz/targets`; `fuzz/README.md` says how to look for more.
+
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+#[path = "../fuzz/targets/batch.rs"]
+mod batch;
+#[path = "../fuzz/targets/config.rs"]
+mod config;
+#[path = "../fuzz/targets/framing.rs"]
+mod framing;
+#[path = "../fuzz/targets/syslog_view.rs"]
+mod syslog_view;
+
+/// So many files of so many bytes: corpora are kept for their meaning, not for their number.
+const FILES_MAX: usize = 200;
+const BYTES_MAX: u64 = 2048;
+
+#[test]
+fn the_corpus_of_framing_passes() {
+    replay("framing", framing::run);
+}
+
+#[test]
+fn the_corpus_of_syslog_view_passes() {
+    replay("syslog_view", syslog_view::run);
+}
+
+#[test]
+fn the_corpus_of_batch_passes() {
+    replay("batch", batch::run);
+}
+
+#[test]
+fn the_corpus_of_config_passes() {
+    replay("config", config::run);
+}
+
+fn replay(target: &str, run: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
+    let mut files: Vec<_> = directory.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty() && files.len() <= FILES_MAX, "{} files", files.len());
+    for file in files {
+        let input = std::fs::read(&file).unwrap();
+        assert!(input.len() as u64 <= BYTES_MAX, "{} has {} bytes", file.display(), input.len());
+        if std::panic::catch_unwind(|| run(&input)).is_err() {
+            panic!("{target} fails on {}", file.display());
+        }
+    }
+}
