@@ -147,7 +147,8 @@ fn what_was_on_its_way_when_it_was_dropped_is_counted_and_may_arrive() {
     let daemon = lab.start(&drops_oldest(input, output));
     let messages = thick(40_000);
     send_in_background(v4(input), lines(&messages)).1.join().unwrap();
-    daemon.wait_for("/inputs/net/messages", messages.len() as u64);
+    // Through the queue before the journal, so that the journal had to drop.
+    daemon.wait_until_durable(messages.len());
     sink.resume();
     let newest = messages.last().expect("some were made");
     wait_until("the newest arrives", || sink.messages().contains(newest));
