@@ -208,6 +208,15 @@ impl Inputs {
             Sockets::Udp(sockets) => {
                 let buffer = sys::udp::receive_buffer(&sockets[0])?;
                 tracing::info!(input, %address, sockets = sockets.len(), buffer, "listening for syslog over UDP");
+                if (buffer as u64) < control.borrow().settings.udp_rcvbuf {
+                    let wanted = control.borrow().settings.udp_rcvbuf;
+                    tracing::warn!(
+                        input,
+                        buffer,
+                        wanted,
+                        "the receive buffer is smaller than udp_rcvbuf: give the daemon CAP_NET_ADMIN, or raise net.core.rmem_max"
+                    );
+                }
                 for (number, socket) in sockets.into_iter().enumerate() {
                     let label = format!("udp://{address}#{number}");
                     let receiver = udp::Socket::new(label, socket, control.subscribe())?;

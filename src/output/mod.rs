@@ -119,7 +119,7 @@ impl Output {
     pub fn start(settings: config::Output, metrics: Arc<OutputMetrics>, context: &Context) -> Output {
         let cursor = context.journal.cursor(&settings.name);
         let reader = context.journal.reader(cursor.mark().position);
-        let feed = Feed::new(reader, cursor, metrics);
+        let feed = Feed::new(reader, cursor.clone(), metrics);
         let stage = watch::Sender::new(Stage::Serving);
         let life = Life { name: settings.name.clone(), stage: stage.subscribe(), grace: context.grace, ends: None };
         let filter = Filter::new(settings.matches.clone());
@@ -131,6 +131,14 @@ impl Output {
             zones: context.zones.clone(),
         };
         let name = format!("output {}", settings.name);
+        let to = match &settings.kind {
+            OutputKind::Syslog(syslog) => syslog.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            OutputKind::File(file) => file.path.to_string(),
+            OutputKind::Stdout(_) => "stdout".to_owned(),
+        };
+        let start = cursor.mark();
+        let behind = context.journal.progress().durable.messages_since(start);
+        tracing::info!(output = settings.name, to, from = %start.position, undelivered = behind, "delivering");
         let sink = match &settings.kind {
             OutputKind::Syslog(syslog) if syslog.to[0].protocol == Protocol::Tcp => {
                 let encoder = encoder(syslog.format.into(), syslog.framing.into());
