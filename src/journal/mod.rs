@@ -4,7 +4,8 @@
 //! - `segment`: one file; finding the next sound batch in it.
 //! - `recovery`: opening after a crash, as a decision table.
 //! - `writer`: append, commit, trim; synchronous.
-//! - `appender`: the queue and the thread around the writer; group commit.
+//! - `appender`: the bounded queue in which positions are given out.
+//! - `thread`: the thread around the writer; group commit.
 //! - `reader`: from a position up to what is durable.
 //! - `cursors`: how far each output has delivered; a hint.
 //!
@@ -20,6 +21,7 @@ pub mod reader;
 pub mod recovery;
 pub mod segment;
 pub mod storage;
+mod thread;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -40,8 +42,9 @@ pub use writer::{Limits, Poisoned};
 
 use crate::proto::batch::Stamp;
 use crate::proto::position::{Incarnation, JournalId, Mark, NodeName, Position};
-use appender::{Heartbeat, Inbox, Thread};
+use appender::Inbox;
 use index::Index;
+use thread::{Heartbeat, Thread};
 use writer::Writer;
 
 /// Name of the own journal's directory below `data_dir`.
