@@ -1,13 +1,13 @@
 //! A disk that fails under load.
 
-use std::io::ErrorKind;
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::common::{
-    Framing, Lab, Sink, assert_same, connect_and_send, free_port, lines, message, udp_to, v4, wait_until,
+    Framing, Lab, SOON, Sink, assert_same, connect_and_send, free_port, lines, message, v4, wait_until,
 };
 use crate::load::{MEMORY_BYTES_MAX, Sender, thick};
 use crate::volume::Volume;
@@ -36,6 +36,8 @@ to = "tcp://127.0.0.1:{output}"
     let sink = Sink::tcp(v4(output), Framing::Lf);
     sink.stall();
     let mut daemon = lab.start(&config);
+    let mut idle = TcpStream::connect(v4(input)).unwrap();
+    daemon.wait_for("/inputs/net/connections", 1);
     let messages = thick("load", 100_000);
     let sender = Sender::start(v4(input), &messages);
     wait_until("there is a load", || daemon.number("/journals/0/durable") > 8 << 20);
@@ -46,15 +48,15 @@ to = "tcp://127.0.0.1:{output}"
     assert!(faults.contains("the journal is poisoned: cannot "), "{faults}");
     // Whether a write or a sync meets the broken disk first is chance.
     assert!(faults.contains("Read-only file system") || faults.contains("Input/output error"), "{faults}");
-    // The sender learns of it, and nobody new is taken in only to be let down.
+    // All senders learn of it, also those that say nothing now: what they sent later would be lost.
     sender.finish().expect_err("a sender whose messages are refused must not believe they were taken");
+    idle.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(idle.read(&mut [0; 16]).unwrap(), 0, "the silent connection is closed");
     wait_until("connections are refused", || {
         TcpStream::connect(v4(input)).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     });
-    let datagrams = udp_to(v4(input));
-    wait_until("datagrams are refused", || {
-        datagrams.send(b"<13>too late").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-    });
+    wait_until("the port for datagrams is free", || UdpSocket::bind(v4(input)).is_ok());
+    daemon.wait_for("/inputs/net/connections", 0);
     let checked = lab.run(["status", "--check"]);
     assert_eq!(checked.status.code(), Some(4), "{checked:?}");
     assert!(String::from_utf8_lossy(&checked.stdout).contains("poisoned"), "{checked:?}");
