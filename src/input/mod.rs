@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Listen, Protocol, SyslogInput};
-use crate::journal::Appender;
+use crate::journal::{Appender, State};
 use crate::metrics::InputMetrics;
 use crate::proto::envelope::Timestamp;
 use crate::proto::stage::Stage;
@@ -58,7 +58,7 @@ pub struct Context {
     /// Where messages go.
     pub appender: Appender,
     /// Whether the journal still takes anything.
-    pub journal_state: watch::Receiver<crate::journal::State>,
+    pub journal_state: watch::Receiver<State>,
     /// Who is told of a panic.
     pub supervisor: Supervisor,
     /// How long a connection may go on sending once its listener quiesces: `drain.grace`.
@@ -220,7 +220,7 @@ impl Inputs {
                 for (number, socket) in sockets.into_iter().enumerate() {
                     let label = format!("udp://{address}#{number}");
                     let receiver = udp::Socket::new(label, socket, control.subscribe())?;
-                    let task = receiver.run(self.context.appender.clone());
+                    let task = receiver.run(self.context.appender.clone(), self.context.journal_state.clone());
                     tasks.push(self.context.supervisor.spawn(&task_name, task));
                 }
             }
@@ -252,6 +252,12 @@ impl Inputs {
 async fn quiescing(control: &mut watch::Receiver<Control>) {
     // Whoever could tell is gone: that is an end too.
     let _ = control.wait_for(|control| control.stage > Stage::Serving).await;
+}
+
+/// Resolves when the journal takes nothing any more.
+async fn poisoned(state: &mut watch::Receiver<State>) {
+    // The sender lives in the journal that the appender holds.
+    let _ = state.wait_for(|state| matches!(state, State::Poisoned(_))).await;
 }
 
 /// Whether `source` may send. An empty list allows everyone.

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Context, Control, allowed, now, quiescing};
+use super::{Context, Control, allowed, now, poisoned, quiescing};
 use crate::config::SyslogInput;
-use crate::journal::{Appender, State};
+use crate::journal::Appender;
 use crate::metrics::InputMetrics;
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
 use crate::proto::envelope::{Origin, Transport};
@@ -54,11 +54,12 @@ impl Acceptor {
         Ok(Acceptor { listener, control, context, connections: JoinSet::new() })
     }
 
-    /// Accepts until the stage says otherwise or the journal is poisoned; then waits for its connections to end.
+    /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
+    /// then closes them.
     pub async fn run(mut self) {
         let mut control = self.control.clone();
         let mut journal_state = self.context.journal_state.clone();
-        loop {
+        let is_poisoned = loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, source)) => self.welcome(stream, source),
@@ -69,13 +70,18 @@ impl Acceptor {
                     }
                 },
                 Some(ended) = self.connections.join_next() => log_panic(ended),
-                () = quiescing(&mut control) => break,
-                () = poisoned(&mut journal_state) => break,
+                () = quiescing(&mut control) => break false,
+                () = poisoned(&mut journal_state) => break true,
             }
-        }
-        // What the kernel has already answered for would be reset with the socket: take it in first.
-        while let Ok(Ok((stream, source))) = timeout(Duration::ZERO, self.listener.accept()).await {
-            self.welcome(stream, source);
+        };
+        if is_poisoned {
+            // A sender that says nothing now would learn of it only by losing its next message.
+            self.connections.abort_all();
+        } else {
+            // What the kernel has already answered for would be reset with the socket: take it in first.
+            while let Ok(Ok((stream, source))) = timeout(Duration::ZERO, self.listener.accept()).await {
+                self.welcome(stream, source);
+            }
         }
         drop(self.listener);
         while let Some(ended) = self.connections.join_next().await {
@@ -106,13 +112,10 @@ impl Acceptor {
     }
 }
 
-async fn poisoned(state: &mut watch::Receiver<State>) {
-    // The sender lives in the journal that the appender holds.
-    let _ = state.wait_for(|state| matches!(state, State::Poisoned(_))).await;
-}
-
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
         tracing::error!(%error, "a connection's task failed");
     }
 }

@@ -13,8 +13,8 @@ use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::{Control, allowed, now, quiescing};
-use crate::journal::Appender;
+use super::{Control, allowed, now, poisoned, quiescing};
+use crate::journal::{Appender, State};
 use crate::metrics::SocketState;
 use crate::proto::batch::BatchBuilder;
 use crate::proto::envelope::{Flags, Origin, Transport};
@@ -55,8 +55,9 @@ impl Socket {
         Ok(Socket { label, socket, receiver: Receiver::new(), control, collects, kernel_drops: (0, 0) })
     }
 
-    /// Reads until the stage says otherwise; then what the kernel still holds, to the last datagram.
-    pub async fn run(mut self, appender: Appender) {
+    /// Reads until the stage says otherwise, then what the kernel still holds, to the last datagram; or until the journal
+    /// is poisoned: a datagram taken then would be lost and not counted.
+    pub async fn run(mut self, appender: Appender, mut journal_state: watch::Receiver<State>) {
         let mut count = tokio::time::interval(COUNT_EVERY);
         let mut control = self.control.clone();
         loop {
@@ -82,6 +83,7 @@ impl Socket {
                         break;
                     }
                 }
+                () = poisoned(&mut journal_state) => break,
                 _ = count.tick() => self.count_kernel_drops(),
             }
         }
