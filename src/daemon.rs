@@ -350,7 +350,7 @@ impl<'a> Daemon<'a> {
         };
         tokio::select! {
             done = timeout_at(deadline.into(), finish) => if done.is_err() {
-                tracing::warn!("drain.stop_deadline passed: what is left stays in the journal");
+                tracing::warn!("drain.stop_deadline passed: what is not delivered stays in the journal");
             },
             () = signals.stop_again() => tracing::warn!("told twice: stopping now"),
         }

@@ -25,11 +25,9 @@ pub struct Loaded {
 /// A [`Failure`] with all diagnostics as its message.
 pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
     let node = node(shared)?;
-    let Some(file) = file(shared) else {
-        return Ok(Loaded { config: Config::standalone_default(node), file: None, warnings: Vec::new() });
-    };
-    match config::files_of(&file).and_then(|files| config::load(&files, node)) {
-        Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file: Some(file), warnings }),
+    let file = file(shared);
+    match load(shared, file.as_deref(), node) {
+        Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file, warnings }),
         Err(diagnostics) => Err(refused(shared, &diagnostics)),
     }
 }
@@ -40,11 +38,8 @@ pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
 /// How many errors, and each of them as `check` shows it.
 pub fn reread(shared: &Shared) -> Result<(Config, Vec<String>), ReloadRefused> {
     let shown = |diagnostics: &[Diagnostic]| diagnostics.iter().map(ToString::to_string).collect();
-    let loaded = node_name(shared.node.as_deref()).and_then(|node| match file(shared) {
-        Some(file) => config::files_of(&file).and_then(|files| config::load(&files, node)),
-        None => Ok(Config::standalone_default(node).into()),
-    });
-    match loaded {
+    let node = node_name(shared.node.as_deref());
+    match node.and_then(|node| load(shared, file(shared).as_deref(), node)) {
         Ok(loaded) => Ok((loaded.config, shown(&loaded.warnings))),
         Err(diagnostics) => {
             let reason = match diagnostics.iter().filter(|one| one.severity == Severity::Error).count() {
@@ -54,6 +49,18 @@ pub fn reread(shared: &Shared) -> Result<(Config, Vec<String>), ReloadRefused> {
             Err(ReloadRefused { reason, diagnostics: shown(&diagnostics) })
         }
     }
+}
+
+/// The file and its drop-ins, or what needs no file; `--socket` is stronger than either.
+fn load(shared: &Shared, file: Option<&Path>, node: NodeName) -> Result<config::Loaded, Vec<Diagnostic>> {
+    let mut loaded = match file {
+        Some(file) => config::load(&config::files_of(file)?, node)?,
+        None => Config::standalone_default(node).into(),
+    };
+    if let Some(socket) = &shared.socket {
+        loaded.config.control_socket.clone_from(socket);
+    }
+    Ok(loaded)
 }
 
 /// The configuration as far as it can be read, for verbs that only look: a broken file on the disk must not keep

@@ -109,12 +109,14 @@ fn quantity(text: &str, kind: &str, units: &[(&str, u64)], example: &str) -> Res
         let meant = MEANT.iter().find(|(spelling, name)| *spelling == lower && is_unit(name)).map(|(_, name)| *name);
         let meant = meant.or_else(|| units.iter().map(|(name, _)| *name).find(|name| name.eq_ignore_ascii_case(unit)));
         return Err(match (unit, meant) {
-            // Bytes by the thousand were counted by a program; a small number is what a person meant in MiB.
+            // Bytes by the thousand were counted by a program; a small number is what a person meant in MiB, or in bytes.
             ("", _) if is_unit("MiB") => {
                 let bytes = number.parse().ok().filter(|bytes| *bytes >= 1024);
-                let fix =
-                    bytes.map_or(format!("write \"{number}MiB\""), |bytes| format!("write \"{}\"", show_size(bytes)));
-                Invalid::new("needs a unit", fix)
+                let small = || format!("write \"{number}MiB\", or \"{number}B\" for bytes");
+                Invalid::new(
+                    "needs a unit",
+                    bytes.map_or_else(small, |bytes| format!("write \"{}\"", show_size(bytes))),
+                )
             }
             ("", _) => Invalid::new("needs a unit", format!("write \"{number}s\"")),
             (_, Some(name)) => Invalid::new(format!("has no unit {unit:?}"), format!("write \"{number}{name}\"")),
@@ -170,7 +172,7 @@ mod tests {
         for (text, fix) in [
             ("64MB", "write \"64MiB\""),
             ("64m", "write \"64MiB\""),
-            ("64", "write \"64MiB\""),
+            ("64", "write \"64MiB\", or \"64B\" for bytes"),
             ("65536", "write \"64KiB\""),
         ] {
             assert_eq!(size(text).unwrap_err().fix, fix, "{text}");

@@ -22,14 +22,20 @@ pub struct Feed {
     held: Option<Vec<Batch>>,
     /// Ends and ages of the batches that were given out and have not arrived.
     pending: VecDeque<(Mark, Timestamp)>,
+    /// Ordinal of the next message, if none is missing.
+    expected: u64,
+    /// Why messages before the next batch are missing, if some are.
+    missing: Option<&'static str>,
 }
 
 impl Feed {
     /// A feed that starts at the cursor.
     #[must_use]
     pub fn new(mut reader: Reader, cursor: Cursor, metrics: Arc<OutputMetrics>) -> Feed {
-        reader.seek(cursor.mark().position);
-        Feed { reader, cursor, metrics, held: None, pending: VecDeque::new() }
+        let start = cursor.mark();
+        reader.seek(start.position);
+        let expected = start.ordinal;
+        Feed { reader, cursor, metrics, held: None, pending: VecDeque::new(), expected, missing: None }
     }
 
     /// The next batches, in order. Waits for some; cancelling loses nothing.
@@ -45,6 +51,7 @@ impl Feed {
         while self.held.is_none() {
             match self.reader.next().await {
                 Read::Batches(batches) => {
+                    self.count_missing(&batches);
                     if self.pending.is_empty() {
                         self.metrics.set_oldest_undelivered(batches.first().map(Batch::first_received));
                     }
@@ -56,10 +63,20 @@ impl Feed {
                         SkipCause::Damaged(_) => "damaged",
                         SkipCause::Unreadable => "unreadable",
                     };
-                    self.metrics.lost.inc(reason);
+                    self.missing.get_or_insert(reason);
                     tracing::error!(%from, %to, reason, "a stretch of the journal cannot be delivered");
                 }
             }
+        }
+    }
+
+    /// Counts the messages that a skipped stretch held: the batch behind it tells how many came before.
+    fn count_missing(&mut self, batches: &[Batch]) {
+        if let (Some(first), Some(reason)) = (batches.first(), self.missing.take()) {
+            self.metrics.lost.inc_by(reason, first.start().ordinal.saturating_sub(self.expected));
+        }
+        if let Some(last) = batches.last() {
+            self.expected = last.end().ordinal;
         }
     }
 
@@ -78,7 +95,9 @@ impl Feed {
         if !self.pending.is_empty() {
             self.pending.clear();
             self.held = None;
-            self.reader.seek(self.cursor.mark().position);
+            let start = self.cursor.mark();
+            self.reader.seek(start.position);
+            self.expected = start.ordinal;
         }
     }
 

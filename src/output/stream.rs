@@ -30,7 +30,7 @@ const FAIL_BACK_EVERY: Duration = Duration::from_secs(15);
 /// destination that is alive and has no room is waited for (`TCP_USER_TIMEOUT` would not tell the two apart).
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How often a connection that takes nothing is looked at.
-const LOOK_WHILE_BLOCKED: Duration = Duration::from_secs(1);
+const LOOK_WHILE_BLOCKED: Duration = Duration::from_millis(100);
 
 /// An output to the first of several TCP destinations that answers.
 pub struct Stream {
