@@ -20,8 +20,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::{
-    Daemon, Framing, Lab, Sink, assert_same, connect_and_send, free_port, lines, message, numbered, v4, wait_until,
-    wait_until_within,
+    Daemon, Framing, Lab, Sink, assert_same, connect_and_send, first_arrivals, free_port, lines, message, numbered, v4,
+    wait_until, wait_until_within,
 };
 use nix::sys::signal::Signal;
 
@@ -181,6 +181,48 @@ fn a_full_disk_makes_senders_wait_and_loses_nothing() {
     sink.resume();
     assert_same(&sink.wait_for(messages.len()), &messages);
     daemon.stop();
+}
+
+#[test]
+fn a_daemon_killed_on_a_full_disk_makes_room_by_delivering() {
+    let lab = Lab::new();
+    let Some(disk) = Disk::mount(&lab, "data", 64 * MIB) else { return };
+    disk.fill_but(8 * MIB);
+    let (input, output) = (free_port(), free_port());
+    let sink = Sink::tcp(v4(output), Framing::Lf);
+    sink.stall();
+    let config = relay(input, output);
+    let daemon = lab.start(&config);
+    let messages = thick(20_000);
+    let (_, sender) = send_in_background(v4(input), lines(&messages));
+    wait_until_within(LONG, "the journal waits", || state(&daemon) == "waiting");
+    let durable = daemon.number("/journals/0/durable");
+    daemon.kill();
+    // All may have been taken by the kernel before the kill; that is no promise of ours.
+    let _ = sender.join().unwrap();
+
+    // The disk is as full as before: only what is delivered makes room.
+    sink.resume();
+    let daemon = lab.start(&config);
+    assert!(daemon.number("/journals/0/durable") >= durable);
+    wait_until_within(LONG, "everything is delivered", || daemon.number("/outputs/out/backlog_messages") == 0);
+    let more: Vec<Vec<u8>> = numbered("more", 100);
+    connect_and_send(v4(input), &lines(&more));
+    wait_until("the new messages arrive", || sink.messages().ends_with(&more));
+    assert_eq!(faults(&daemon), "[]");
+    daemon.stop();
+    let got = first_arrivals(sink.close());
+    let arrived = got.len() - more.len();
+    assert!(arrived as u64 * 1100 >= durable, "{arrived} messages of {durable} bytes arrived");
+    assert_same(&got[..arrived], &messages[..arrived]);
+}
+
+#[test]
+fn a_new_journal_on_a_full_disk_is_refused() {
+    let lab = Lab::new();
+    let Some(disk) = Disk::mount(&lab, "data", 16 * MIB) else { return };
+    disk.fill_but(0);
+    assert_refused(&refused(&lab, "node-a"), 1, "No space left on device");
 }
 
 #[test]
