@@ -5,11 +5,11 @@
 //! that no datagram disappears without a number.
 
 use std::io;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -18,7 +18,7 @@ use crate::journal::{Appender, State};
 use crate::metrics::SocketState;
 use crate::proto::batch::BatchBuilder;
 use crate::proto::envelope::{Flags, Origin, Transport};
-use crate::sys::udp::{Receiver, memory_info, receive_buffer};
+use crate::sys::udp::{Bell, Receiver, memory_info, receive_buffer};
 
 /// How often the kernel's drop counter is read.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
@@ -35,7 +35,8 @@ const BATCH_DATAGRAMS: u32 = 1024;
 /// One receiving socket and its task.
 pub struct Socket {
     label: String,
-    socket: tokio::net::UdpSocket,
+    socket: UdpSocket,
+    bell: AsyncFd<Bell>,
     receiver: Receiver,
     control: watch::Receiver<Control>,
     /// Whether the receive buffer is large enough to let datagrams collect in it.
@@ -51,8 +52,8 @@ impl Socket {
     /// What the system says.
     pub fn new(label: String, socket: UdpSocket, control: watch::Receiver<Control>) -> io::Result<Socket> {
         let collects = receive_buffer(&socket)? >= COLLECT_BUFFER_BYTES;
-        let socket = tokio::net::UdpSocket::from_std(socket)?;
-        Ok(Socket { label, socket, receiver: Receiver::new(), control, collects, kernel_drops: (0, 0) })
+        let bell = Bell::new(&socket)?.watched()?;
+        Ok(Socket { label, socket, bell, receiver: Receiver::new(), control, collects, kernel_drops: (0, 0) })
     }
 
     /// Reads until the stage says otherwise, then what the kernel still holds, to the last datagram; or until the journal
@@ -62,7 +63,7 @@ impl Socket {
         let mut control = self.control.clone();
         loop {
             tokio::select! {
-                ready = self.socket.readable() => {
+                ready = rung(&self.bell) => {
                     if let Err(error) = ready {
                         tracing::error!(socket = self.label, %error, "cannot wait for datagrams");
                         break;
@@ -75,6 +76,10 @@ impl Socket {
                     }
                     if few && self.collects {
                         sleep(COLLECT).await;
+                    }
+                    if let Err(error) = self.bell.get_ref().arm(&self.socket) {
+                        tracing::error!(socket = self.label, %error, "cannot wait for datagrams");
+                        break;
                     }
                 }
                 () = quiescing(&mut control) => {
@@ -96,38 +101,35 @@ impl Socket {
         let received_at = now();
         let mut builder = BatchBuilder::new();
         let mut bytes = 0;
-        let mut judged: Option<(IpAddr, bool)> = None;
+        let (input, tag) = (settings.name.as_str(), settings.tag.as_bytes());
+        // Neighbours are often from one sender: it is judged, and written down, once.
+        let mut judged: Option<(SocketAddr, bool)> = None;
         let Socket { socket, receiver, .. } = self;
         while !builder.is_full() && builder.messages() < BATCH_DATAGRAMS {
-            let taken = socket.try_io(Interest::READABLE, || {
-                receiver.receive(socket.as_raw_fd(), |source, datagram| {
-                    let ip = source.ip().to_canonical();
-                    let welcome = match judged {
-                        Some((judged, welcome)) if judged == ip => welcome,
-                        _ => allowed(&settings.allow, ip),
-                    };
-                    judged = Some((ip, welcome));
-                    if !welcome {
-                        metrics.rejected.inc("denied");
-                        return;
+            let taken = receiver.receive(socket.as_raw_fd(), |source, datagram| {
+                let welcome = match judged {
+                    Some((same, welcome)) if same == source => welcome,
+                    _ => {
+                        let source = Some(source);
+                        let origin = Origin { received_at, source, transport: Transport::Udp, input, tag };
+                        builder.set_origin(&origin);
+                        origin.source.is_some_and(|source| allowed(&settings.allow, source.ip().to_canonical()))
                     }
-                    let (flags, payload) = match datagram.get(..settings.max_message) {
-                        Some(cut) if cut.len() < datagram.len() => (Flags::TRUNCATED, cut),
-                        _ => (Flags::NONE, datagram),
-                    };
-                    if flags == Flags::TRUNCATED {
-                        metrics.rejected.inc("oversize");
-                    }
-                    builder.set_origin(&Origin {
-                        received_at,
-                        source: Some(source),
-                        transport: Transport::Udp,
-                        input: &settings.name,
-                        tag: settings.tag.as_bytes(),
-                    });
-                    builder.push(flags, payload);
-                    bytes += payload.len() as u64;
-                })
+                };
+                judged = Some((source, welcome));
+                if !welcome {
+                    metrics.rejected.inc("denied");
+                    return;
+                }
+                let (flags, payload) = match datagram.get(..settings.max_message) {
+                    Some(cut) if cut.len() < datagram.len() => (Flags::TRUNCATED, cut),
+                    _ => (Flags::NONE, datagram),
+                };
+                if flags == Flags::TRUNCATED {
+                    metrics.rejected.inc("oversize");
+                }
+                builder.push(flags, payload);
+                bytes += payload.len() as u64;
             });
             match taken {
                 Ok(_) => {}
@@ -166,5 +168,16 @@ impl Socket {
             queue_limit_bytes: info.queue_limit_bytes.into(),
         };
         self.control.borrow().metrics.set_socket(&self.label, state);
+    }
+}
+
+/// Resolves when the bell rang. Cancelling loses nothing.
+async fn rung(bell: &AsyncFd<Bell>) -> io::Result<()> {
+    loop {
+        let mut ready = bell.readable().await?;
+        ready.clear_ready();
+        if ready.get_inner().rang()? {
+            return Ok(());
+        }
     }
 }
