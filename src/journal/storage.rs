@@ -173,10 +173,7 @@ impl Storage for FileStorage {
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.directory.join(name))?;
         // Afterwards: a reader that opened the file in between would keep its space for ever.
-        let file = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        // The kernel frees the blocks with the last descriptor. For a segment of 64 MiB that took 60 to 100 ms, which the
-        // journal's thread must not wait for; without a thread it does.
-        let _ = std::thread::Builder::new().name("free".into()).spawn(move || drop(file));
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         Ok(())
     }
 
