@@ -102,9 +102,19 @@ fn push<T: Serialize>(out: &mut Vec<u8>, value: &T) {
 
 fn push_text(out: &mut Vec<u8>, text: &[u8]) {
     match std::str::from_utf8(text) {
-        Ok(text) => serde_json::to_writer(out, text).expect("a Vec takes everything"),
+        // Most texts need no escape. To ask all of a text at once takes vector instructions; `serde_json` asks each byte.
+        Ok(text) if !text.bytes().fold(false, |any, byte| any | needs_escape(byte)) => {
+            out.push(b'"');
+            out.extend_from_slice(text.as_bytes());
+            out.push(b'"');
+        }
+        Ok(text) => push(out, &text),
         Err(_) => push(out, &String::from_utf8_lossy(text)),
     }
+}
+
+fn needs_escape(byte: u8) -> bool {
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
 }
 
 fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
