@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod envelope;
+pub mod forward;
 pub mod position;
 pub mod stage;
 pub mod syslog;
