@@ -412,7 +412,9 @@ fn open_admin(config: &Config) -> Result<Vec<tokio::net::TcpListener>, RunError>
 
 fn serve_admin(listeners: Vec<tokio::net::TcpListener>, observed: &Arc<Observed>) -> Vec<JoinHandle<()>> {
     let serve = |listener: tokio::net::TcpListener| {
-        tracing::info!(address = ?listener.local_addr(), "status page and metrics");
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "status page and metrics");
+        }
         tokio::spawn(admin::serve(listener, observed.clone()))
     };
     listeners.into_iter().map(serve).collect()
