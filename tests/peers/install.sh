@@ -1,5 +1,5 @@
 #!/bin/sh
-# The programs tests/peers.rs talks to: rsyslogd, logger, and syslog-ng with its loggen.
+# The programs that the tests beside this file talk to: rsyslogd, logger, and syslog-ng with its loggen.
 #
 # rsyslog and logger come as packages. Debian's rsyslog and syslog-ng exclude each other, so syslog-ng and the
 # libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is enabled.
