@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use twinlog::proto::envelope::{Envelope, Flags, Origin, Timestamp, Transport};
+use twinlog::proto::envelope::{Envelope, Flags, Kind, Origin, Timestamp, Transport};
 use twinlog::proto::position::{Incarnation, JournalId, Position};
 use twinlog::proto::syslog::framing::{Framer, Step};
 use twinlog::proto::syslog::message::{Context, Message};
@@ -55,8 +55,8 @@ fn main() {
             input: "net",
             tag: b"syslog",
         };
-        let envelope =
-            Envelope { position: Position(123_456_789), origin, flags: Flags::NONE, payload: line.as_bytes() };
+        let (position, kind) = (Position(123_456_789), Kind::Syslog);
+        let envelope = Envelope { position, origin, flags: Flags::NONE, kind, payload: line.as_bytes() };
         let context = Context::new(&origin, Zone::UTC);
         let message = Message::parse(envelope.payload, &context).expect("a message");
         let id = journal.message(envelope.position);

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use twinlog::proto::envelope::{Envelope, Flags, Origin, Timestamp, Transport};
+use twinlog::proto::envelope::{Envelope, Flags, Kind, Origin, Timestamp, Transport};
 use twinlog::proto::position::{Incarnation, JournalId, Position};
 use twinlog::proto::syslog::framing::{Ending, Framer, FramingError, Step};
 use twinlog::proto::syslog::message::{Context, Format, Host, Message};
@@ -313,6 +313,7 @@ fn envelope<'a>(case: &Value, payload: &'a [u8]) -> Envelope<'a> {
             tag: b"syslog",
         },
         flags: Flags::NONE,
+        kind: Kind::Syslog,
         payload,
     }
 }

@@ -10,7 +10,7 @@ use twinlog::journal::cursors;
 use twinlog::journal::segment::{self, Found, Header, Scan};
 use twinlog::journal::storage::Storage;
 use twinlog::proto::batch::{self, Batch, BatchBuilder, BatchError, HEADER_LEN, Stamp};
-use twinlog::proto::envelope::{Flags, Origin, Timestamp, Transport};
+use twinlog::proto::envelope::{Envelope, Flags, Kind, Origin, Timestamp, Transport};
 use twinlog::proto::position::{Incarnation, JournalId, Mark, Position};
 
 /// One input.
@@ -49,7 +49,7 @@ fn decode(bytes: Vec<u8>) {
     assert!(bytes.starts_with(batch.bytes()));
     assert!(batch.start().position < batch.end().position);
     let envelopes: Vec<_> = batch.envelopes().collect();
-    assert_eq!(envelopes.len(), batch.messages() as usize);
+    assert_eq!(envelopes.iter().map(Envelope::messages).sum::<u64>(), u64::from(batch.messages()));
     assert_eq!(batch.end().messages_since(batch.start()), u64::from(batch.messages()));
     assert!(envelopes.windows(2).all(|pair| pair[0].position < pair[1].position));
     let inside = |position| batch.start().position < position && position < batch.end().position;
@@ -60,14 +60,18 @@ fn decode(bytes: Vec<u8>) {
     let mut builder = BatchBuilder::new();
     for envelope in &envelopes {
         builder.set_origin(&envelope.origin);
-        builder.push(envelope.flags, envelope.payload);
+        match envelope.kind {
+            Kind::Syslog => builder.push(envelope.flags, envelope.payload),
+            Kind::Forward(chunk) => builder.push_chunk(envelope.flags, &chunk, envelope.payload),
+        }
     }
     let again = builder.seal(batch.stamp(), batch.start());
     let said = |batch: &Batch| -> Vec<(Vec<u8>, Flags, String)> {
-        let tell = |e: twinlog::proto::envelope::Envelope<'_>| {
+        let tell = |e: Envelope<'_>| {
             let source = e.origin.source.map(|source| (source.ip().to_canonical(), source.port()));
             let tag = e.origin.tag;
-            (e.payload.to_vec(), e.flags, format!("{source:?} {:?} {:?} {tag:?}", e.origin.received_at, e.origin.input))
+            let Origin { received_at, input, .. } = e.origin;
+            (e.payload.to_vec(), e.flags, format!("{source:?} {received_at:?} {input:?} {tag:?} {:?}", e.kind))
         };
         batch.envelopes().map(tell).collect()
     };

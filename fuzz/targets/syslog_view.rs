@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value;
-use twinlog::proto::envelope::{Envelope, Flags, Origin, Timestamp, Transport};
+use twinlog::proto::envelope::{Envelope, Flags, Kind, Origin, Timestamp, Transport};
 use twinlog::proto::position::{Incarnation, JournalId, Position};
 use twinlog::proto::syslog::message::{Context, Format, Message};
 use twinlog::proto::syslog::priority::Priority;
@@ -33,7 +33,8 @@ pub fn run(data: &[u8]) {
         input: "net",
         tag: b"syslog",
     };
-    let envelope = Envelope { position: Position(4711), origin, flags: Flags(choices >> 4), payload };
+    let envelope =
+        Envelope { position: Position(4711), origin, flags: Flags(choices >> 4), kind: Kind::Syslog, payload };
     let zone: Zone = zone.parse().unwrap_or(Zone::UTC);
     view(&envelope, &Context::new(&origin, zone));
 }

@@ -6,7 +6,7 @@
 //! ```text
 //! header, 64 bytes, little endian                    body: items, one after the other
 //!  0  magic "TWB1"          24  node hash (CRC-32C    0  length of the item's data, u32
-//!  4  version, u16 = 1          of the name), u32     4  kind, u8: 1 origin, 2 syslog message
+//!  4  version, u16 = 1          of the name), u32     4  kind, u8: 1 origin, 2 syslog message, 3 forward chunk
 //!  6  zero, u16             28  CRC-32C, u32          5  flags, u8
 //!  8  body length, u32      32  position, u64         6  zero, u16
 //! 12  messages, u32         40  ordinal, u64          8  data
@@ -15,6 +15,7 @@
 //!
 //! origin: received, u64 · transport, u8 · family, u8 (0 none, 4, 6) · port, u16 · address, 16 ·
 //!         input length, u8 · tag length, u16 · input · tag
+//! forward chunk: events, u32 · marks, u8 (1 plain, 2 has an id) · zero, u8 · id length, u16 · id · entries
 //! ```
 //!
 //! The CRC covers header (with its own field left out) and body. A batch is valid only at its own position in its own
@@ -27,7 +28,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use thiserror::Error;
 
-use super::envelope::{Envelope, Flags, Origin, Timestamp, Transport};
+use super::envelope::{Chunk, Envelope, Flags, Kind, Origin, Timestamp, Transport};
 use super::position::{Incarnation, JournalId, Mark, Position};
 
 /// Bytes of a batch before its body.
@@ -45,6 +46,13 @@ const ITEM_HEADER_LEN: usize = 8;
 const ORIGIN_FIXED_LEN: usize = 31;
 const KIND_ORIGIN: u8 = 1;
 const KIND_SYSLOG: u8 = 2;
+const KIND_FORWARD: u8 = 3;
+const CHUNK_FIXED_LEN: usize = 8;
+const MARK_PLAIN: u8 = 1;
+const MARK_ID: u8 = 2;
+/// Messages at which a builder says that it is full: compressed chunks hold many in few bytes, and their number must fit
+/// its field together with those of one more chunk (at most 2^28 bytes, 3 or more each).
+const MESSAGES_FULL: u32 = 1 << 31;
 
 /// Why bytes are no batch.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -159,12 +167,37 @@ impl BatchBuilder {
     /// If no origin was set, or the body would be longer than [`BODY_BYTES_MAX`], which no reader would take: inputs bound
     /// their messages far below, and append a builder when it is full.
     pub fn push(&mut self, flags: Flags, payload: &[u8]) {
-        assert!(self.origin.1 > 0, "a message has an origin");
-        let length = self.bytes.len() + ITEM_HEADER_LEN + payload.len();
-        assert!(length <= HEADER_LEN + BODY_BYTES_MAX, "inputs bound their messages, and their batches");
-        self.push_item_header(KIND_SYSLOG, flags, payload.len());
+        self.push_item(KIND_SYSLOG, flags, payload.len());
         self.bytes.extend_from_slice(payload);
         self.messages += 1;
+    }
+
+    /// Adds the entries of one forward frame from the origin in force.
+    ///
+    /// # Panics
+    /// As [`push`](BatchBuilder::push); also if the chunk's id is longer than its length field, or the builder holds so many
+    /// events that their number does not fit: both are bounded where frames are read and [`is_full`] is asked.
+    ///
+    /// [`is_full`]: BatchBuilder::is_full
+    pub fn push_chunk(&mut self, flags: Flags, chunk: &Chunk<'_>, entries: &[u8]) {
+        let id = chunk.id.unwrap_or_default();
+        self.push_item(KIND_FORWARD, flags, CHUNK_FIXED_LEN + id.len() + entries.len());
+        let mut fixed = [0; CHUNK_FIXED_LEN];
+        fixed[..4].copy_from_slice(&chunk.events.to_le_bytes());
+        fixed[4] = u8::from(chunk.plain) * MARK_PLAIN + u8::from(chunk.id.is_some()) * MARK_ID;
+        let id_length = u16::try_from(id.len()).expect("a chunk id is at most 480 bytes");
+        fixed[6..8].copy_from_slice(&id_length.to_le_bytes());
+        self.bytes.extend_from_slice(&fixed);
+        self.bytes.extend_from_slice(id);
+        self.bytes.extend_from_slice(entries);
+        self.messages = self.messages.checked_add(chunk.events).expect("a full builder is appended");
+    }
+
+    fn push_item(&mut self, kind: u8, flags: Flags, length: usize) {
+        assert!(self.origin.1 > 0, "a message has an origin");
+        let end = self.bytes.len() + ITEM_HEADER_LEN + length;
+        assert!(end <= HEADER_LEN + BODY_BYTES_MAX, "inputs bound their messages, and their batches");
+        self.push_item_header(kind, flags, length);
     }
 
     fn push_item_header(&mut self, kind: u8, flags: Flags, length: usize) {
@@ -196,7 +229,7 @@ impl BatchBuilder {
     /// Whether it is time to append this builder and begin another.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= BATCH_BYTES
+        self.bytes.len() >= BATCH_BYTES || self.messages >= MESSAGES_FULL
     }
 
     /// Makes the batch that stands at `at` in the journal of `stamp`.
@@ -356,7 +389,7 @@ fn validate(bytes: &[u8]) -> Result<usize, BatchError> {
         return Err(BatchError::Malformed);
     }
     let mut at = HEADER_LEN;
-    let mut messages = 0;
+    let mut messages = 0_u64;
     let mut has_origin = false;
     while at < length {
         let data = at + ITEM_HEADER_LEN;
@@ -365,6 +398,10 @@ fn validate(bytes: &[u8]) -> Result<usize, BatchError> {
         match bytes[at + 4] {
             KIND_ORIGIN => has_origin = read_origin(&bytes[data..end]).is_some(),
             KIND_SYSLOG => messages += 1,
+            KIND_FORWARD => {
+                let (chunk, _) = read_chunk(&bytes[data..end]).ok_or(BatchError::Malformed)?;
+                messages += u64::from(chunk.events);
+            }
             _ => return Err(BatchError::Malformed),
         }
         if !has_origin {
@@ -372,7 +409,7 @@ fn validate(bytes: &[u8]) -> Result<usize, BatchError> {
         }
         at = end;
     }
-    if messages != read_u32(bytes, 12) {
+    if messages != u64::from(read_u32(bytes, 12)) {
         return Err(BatchError::Malformed);
     }
     Ok(length)
@@ -400,11 +437,17 @@ impl<'a> Iterator for Envelopes<'a> {
                 self.origin = read_origin(&self.bytes[data..end]);
                 continue;
             }
+            let content = &self.bytes[data..end];
+            let (kind, payload) = match self.bytes[item + 4] {
+                KIND_FORWARD => read_chunk(content).map(|(chunk, entries)| (Kind::Forward(chunk), entries))?,
+                _ => (Kind::Syslog, content),
+            };
             return Some(Envelope {
                 position: self.start.advance(item as u64),
                 origin: self.origin?,
                 flags: Flags(self.bytes[item + 5]),
-                payload: &self.bytes[data..end],
+                kind,
+                payload,
             });
         }
         None
@@ -434,6 +477,14 @@ fn read_origin(data: &[u8]) -> Option<Origin<'_>> {
         input: std::str::from_utf8(&data[ORIGIN_FIXED_LEN..input_end]).ok()?,
         tag: &data[input_end..],
     })
+}
+
+/// A chunk and its entries.
+fn read_chunk(data: &[u8]) -> Option<(Chunk<'_>, &[u8])> {
+    let (fixed, rest) = data.split_at_checked(CHUNK_FIXED_LEN)?;
+    let (id, entries) = rest.split_at_checked(usize::from(u16::from_le_bytes([fixed[6], fixed[7]])))?;
+    let id = (fixed[4] & MARK_ID > 0).then_some(id);
+    Some((Chunk { events: read_u32(fixed, 0), plain: fixed[4] & MARK_PLAIN > 0, id }, entries))
 }
 
 fn checksum(batch: &[u8]) -> u32 {
@@ -471,6 +522,8 @@ mod tests {
         JournalId { node: "agg-a".parse().unwrap(), incarnation: Incarnation(77) }
     }
 
+    const CHUNK: Chunk<'_> = Chunk { events: 2, plain: true, id: Some(b"c\n") };
+
     fn sample() -> Batch {
         let mut builder = BatchBuilder::new();
         builder.set_origin(&origin(1, "net"));
@@ -479,6 +532,8 @@ mod tests {
         builder.push(Flags::TRUNCATED, b"");
         builder.set_origin(&origin(2, "other"));
         builder.push(Flags::NONE, b"\x00\xff");
+        builder.push_chunk(Flags::NONE, &CHUNK, b"\x92\x01\x80\x92\x02\x80");
+        builder.push_chunk(Flags::NONE, &Chunk { events: 1, plain: false, id: Some(b"") }, b"entries");
         builder.seal(Stamp::from(&journal()), Mark { position: Position(1000), ordinal: 10 })
     }
 
@@ -486,12 +541,16 @@ mod tests {
     fn messages_come_back_as_they_went_in() {
         let batch = Batch::decode(sample().bytes()).unwrap();
         let seen: Vec<_> = batch.envelopes().collect();
-        assert_eq!(seen.len(), 3);
+        assert_eq!(seen.len(), 5);
         assert_eq!((seen[0].payload, seen[0].origin), (&b"<34>one"[..], origin(1, "net")));
         assert_eq!((seen[1].payload, seen[1].flags), (&b""[..], Flags::TRUNCATED));
         assert_eq!((seen[2].payload, seen[2].origin.input), (&b"\x00\xff"[..], "other"));
+        assert_eq!(seen[3].kind, Kind::Forward(CHUNK));
+        assert_eq!(seen[3].payload, b"\x92\x01\x80\x92\x02\x80");
+        assert_eq!(seen[4].kind, Kind::Forward(Chunk { events: 1, plain: false, id: Some(b"") }));
+        assert_eq!(seen.iter().map(Envelope::messages).sum::<u64>(), u64::from(batch.messages()));
         assert_eq!(batch.start(), Mark { position: Position(1000), ordinal: 10 });
-        assert_eq!(batch.end().ordinal, 13);
+        assert_eq!(batch.end().ordinal, 16);
         assert_eq!(batch.last_received(), Timestamp(2_000_000_000));
         assert!(seen.windows(2).all(|w| w[0].position < w[1].position));
     }

@@ -1,6 +1,7 @@
 //! The envelope: one received message, exactly as received, with what only its receiver could know.
 //!
-//! An [`Origin`] says when, from whom and through which input; all messages of one readiness of one sender share it, so
+//! What it carries is its [`Kind`]: a syslog message, or the entries of a forward frame, which stay together because they
+//! came together. An [`Origin`] says when, from whom and through which input; all messages of one readiness of one sender share it, so
 //! it is written once for the run and not once for each message (see `batch.rs` for the layout). Nothing here interprets
 //! a payload.
 
@@ -27,8 +28,10 @@ pub enum Transport {
     Internal,
     /// One datagram, one message (RFC 5426).
     Udp,
-    /// A plain byte stream (RFC 6587).
+    /// A plain byte stream (RFC 6587, or forward).
     Tcp,
+    /// A byte stream inside TLS (RFC 5425, or forward).
+    Tls,
 }
 
 impl Transport {
@@ -37,6 +40,7 @@ impl Transport {
             Transport::Internal => 0,
             Transport::Udp => 1,
             Transport::Tcp => 2,
+            Transport::Tls => 3,
         }
     }
 
@@ -45,6 +49,7 @@ impl Transport {
             0 => Transport::Internal,
             1 => Transport::Udp,
             2 => Transport::Tcp,
+            3 => Transport::Tls,
             _ => return None,
         })
     }
@@ -92,7 +97,28 @@ impl Flags {
     }
 }
 
-/// Borrowed view of one message in a batch.
+/// The entries of one forward frame, kept together: what is said about them beside the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk<'a> {
+    /// Number of events in it: each counts as a message.
+    pub events: u32,
+    /// Whether every entry is `[time, record]`, which every receiver takes; see
+    /// [`Accepted::plain`](super::forward::message::Accepted::plain).
+    pub plain: bool,
+    /// The sender's chunk id, at most 480 bytes: by it a chunk that comes again is recognised, also after a restart.
+    pub id: Option<&'a [u8]>,
+}
+
+/// What an envelope carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind<'a> {
+    /// One syslog message; the payload is its bytes.
+    Syslog,
+    /// Forward entries; the payload is a packed stream of sound entries, maybe compressed.
+    Forward(Chunk<'a>),
+}
+
+/// Borrowed view of one message, or of the entries of one forward frame, in a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// Where the message stands in its journal: the last part of its id.
@@ -101,6 +127,19 @@ pub struct Envelope<'a> {
     pub origin: Origin<'a>,
     /// What the receiver noticed.
     pub flags: Flags,
+    /// What the payload is.
+    pub kind: Kind<'a>,
     /// The message exactly as received, without the framing of its transport.
     pub payload: &'a [u8],
+}
+
+impl Envelope<'_> {
+    /// How many messages it counts as.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        match self.kind {
+            Kind::Syslog => 1,
+            Kind::Forward(chunk) => chunk.events.into(),
+        }
+    }
 }

@@ -62,6 +62,8 @@ impl FromStr for Place {
         const HELP: &str = "a place is a position (8123), a message's id (agg-a/19aa3f0/8123) or a time \
                             (2026-03-10T11:00:00Z)";
         if let Some((journal, position)) = text.rsplit_once('/') {
+            // An event of a forward chunk is found with its chunk.
+            let position = position.split_once('.').map_or(position, |(chunk, _)| chunk);
             let position = position.parse().map_err(|_| HELP)?;
             return Ok(Place::Id(journal.to_owned(), Position(position)));
         }
@@ -82,6 +84,7 @@ mod tests {
     fn places_are_positions_ids_or_times() {
         assert_eq!("8123".parse(), Ok(Place::Position(Position(8123))));
         assert_eq!("agg-a/19aa3f0/8123".parse(), Ok(Place::Id("agg-a/19aa3f0".into(), Position(8123))));
+        assert_eq!("agg-a/19aa3f0/8123.7".parse(), Ok(Place::Id("agg-a/19aa3f0".into(), Position(8123))));
         assert_eq!("1970-01-01T01:00:01+01:00".parse(), Ok(Place::Time(Timestamp(1_000_000_000))));
         for bad in ["", "yesterday", "a/b/c", "-1", "2026-03-10"] {
             assert!(bad.parse::<Place>().is_err(), "{bad}");

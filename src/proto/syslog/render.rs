@@ -287,7 +287,7 @@ mod tests {
     use super::super::message::Context;
     use super::super::zone::Zone;
     use super::*;
-    use crate::proto::envelope::{Origin, Timestamp, Transport};
+    use crate::proto::envelope::{Kind, Origin, Timestamp, Transport};
     use crate::proto::position::{Incarnation, JournalId, Position};
 
     fn journal() -> JournalId {
@@ -305,6 +305,7 @@ mod tests {
                 tag: b"syslog",
             },
             flags: Flags::NONE,
+            kind: Kind::Syslog,
             payload,
         }
     }
