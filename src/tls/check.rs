@@ -59,6 +59,9 @@ impl Checker<'_> {
     }
 
     fn server(&mut self, owner: &str, settings: &crate::config::TlsServer) {
+        if !self.readable(owner, Some(&settings.identity), settings.ca_file.as_deref()) {
+            return;
+        }
         match Server::load(settings) {
             Err(error) => self.refuse(owner, &error),
             Ok(_) => {
@@ -66,6 +69,16 @@ impl Checker<'_> {
                 self.authorities(owner, settings.ca_file.as_deref());
             }
         }
+    }
+
+    /// Each file by itself, so that one run finds everything.
+    fn readable(&mut self, owner: &str, identity: Option<&TlsIdentity>, ca_file: Option<&Path>) -> bool {
+        let certificate = identity.and_then(|files| files::certificates("cert_file", &files.cert_file).err());
+        let key = identity.and_then(|files| files::private_key(&files.key_file).err());
+        let authority = ca_file.and_then(|path| files::roots(path).err());
+        let errors: Vec<TlsError> = [certificate, key, authority].into_iter().flatten().collect();
+        errors.iter().for_each(|error| self.refuse(owner, error));
+        errors.is_empty()
     }
 
     fn syslog_output(&mut self, owner: &str, syslog: &SyslogOutput) {
@@ -77,6 +90,9 @@ impl Checker<'_> {
     }
 
     fn client<'t>(&mut self, owner: &str, settings: &crate::config::TlsClient, hosts: impl Iterator<Item = &'t str>) {
+        if !self.readable(owner, settings.identity.as_ref(), settings.ca_file.as_deref()) {
+            return;
+        }
         if let Err(error) = Client::load(settings) {
             return self.refuse(owner, &error);
         }

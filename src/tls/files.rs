@@ -68,7 +68,8 @@ pub(super) fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+/// Reads a key that is nobody else's.
+pub(super) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let wrong = |problem| TlsError::new("key_file", path, problem);
     let (mode, text) = read(path).map_err(wrong)?;
     if mode & 0o007 != 0 {

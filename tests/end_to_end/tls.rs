@@ -281,6 +281,7 @@ fn check_and_run_point_at_the_file_that_is_wrong() {
     let (status, text) = said(lab.run(["check", "--config", path]));
     assert!(status == Some(78) && text.contains("others may read this private key (mode 0644)"), "{text}");
     assert!(text.contains(":7:") && text.contains("chmod 0640 server.key"), "{text}");
+    assert!(text.contains("missing: cannot read it") && text.contains("2 errors"), "{text}");
     let (status, text) = said(lab.run(["run", "--config", path]));
     assert!(status == Some(78) && text.contains("others may read this private key"), "{text}");
     // Another machine's file is judged without its keys.
