@@ -10,7 +10,7 @@
 //! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
 //! a section reads one table that has parts in several files, so every value keeps its own place.
 //!
-//! This version runs one node: `[pair]`, forward and TLS are named in `reader.rs` as coming later.
+//! This version runs one node: `[pair]` and forward are named in `reader.rs` as coming later.
 
 mod address;
 mod choice;
@@ -24,6 +24,7 @@ mod sections;
 mod tag_pattern;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod units;
 
 use std::collections::BTreeMap;
@@ -36,13 +37,14 @@ use ipnet::IpNet;
 
 pub use self::address::{Listen, Protocol, Target};
 pub use self::choice::{
-    Acknowledge, Choice, FileFormat, Framing, LogFormat, LogLevel, LogTarget, SyslogFormat, WhenFull,
+    Acknowledge, Choice, ClientAuth, FileFormat, Framing, LogFormat, LogLevel, LogTarget, SyslogFormat, WhenFull,
 };
 pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
 pub use self::effective::show_effective;
 pub use self::environment::{check_environment, node_name};
 pub use self::path_pattern::{InvalidPathPattern, PathPattern};
 pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
+pub use self::tls::{TlsClient, TlsIdentity, TlsServer};
 pub use self::units::Invalid;
 use crate::proto::position::NodeName;
 
@@ -169,7 +171,7 @@ impl Input {
     }
 }
 
-/// `[[input.syslog]]`: RFC 3164 and RFC 5424 over UDP and TCP.
+/// `[[input.syslog]]`: RFC 3164 and RFC 5424 over UDP, TCP and TLS.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SyslogInput {
     /// 1 to 64 of `A-Za-z0-9._-`. Default `syslog-0`, `syslog-1`, … in the order of the tables.
@@ -178,7 +180,7 @@ pub struct SyslogInput {
     pub listen: Vec<Listen>,
     /// Bytes of the longest message, 480 B (RFC 5424, 6.1) to 16 MiB; longer is cut and flagged. Default 64 KiB.
     pub max_message: usize,
-    /// TCP connections at a time, at least 1. Default `None`: as many as the process may have.
+    /// TCP connections at a time, those inside TLS included, at least 1. Default `None`: as many as the process may have.
     pub max_connections: Option<u32>,
     /// A TCP connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
     pub idle_timeout: Option<Duration>,
@@ -190,6 +192,8 @@ pub struct SyslogInput {
     pub timezone: Timezone,
     /// Tag of the messages when they leave through forward and for `match.tag`. Default `syslog`.
     pub tag: String,
+    /// `tls`: who we are on `tls://`, which needs it. Default `None`.
+    pub tls: Option<TlsServer>,
 }
 
 impl SyslogInput {
@@ -206,6 +210,7 @@ impl SyslogInput {
             allow: Vec::new(),
             timezone: Timezone::Local,
             tag: "syslog".to_owned(),
+            tls: None,
         }
     }
 }
@@ -287,17 +292,19 @@ pub enum OutputKind {
 pub struct SyslogOutput {
     /// The first is the primary, the rest stand by in order; at least one, all different. Required.
     pub to: Vec<Target>,
-    /// How messages are told apart on TCP. Default [`Framing::Lf`].
+    /// How messages are told apart on TCP and TLS. Default [`Framing::Auto`].
     pub framing: Framing,
     /// What is sent. Default [`SyslogFormat::Raw`].
     pub format: SyslogFormat,
+    /// `tls`: whom we trust on `tls://`, and who we are.
+    pub tls: TlsClient,
 }
 
 impl SyslogOutput {
     /// An output to `to` with every default.
     #[must_use]
     pub fn new(to: Vec<Target>) -> SyslogOutput {
-        SyslogOutput { to, framing: Framing::Lf, format: SyslogFormat::Raw }
+        SyslogOutput { to, framing: Framing::Auto, format: SyslogFormat::Raw, tls: TlsClient::default() }
     }
 }
 
@@ -388,6 +395,18 @@ pub struct Loaded {
     places: BTreeMap<String, Place>,
     /// The main file's name, for what stands nowhere.
     main: String,
+}
+
+impl Loaded {
+    /// A diagnostic about the value of a key (`data_dir`, `input.NAME.tls.cert_file`), at its place if its place was
+    /// kept.
+    #[must_use]
+    pub fn diagnostic(&self, severity: Severity, key: &str, message: String, fix: String) -> Diagnostic {
+        match self.places.get(key) {
+            Some(place) => Diagnostic::at(severity, place.clone(), message, fix),
+            None => Diagnostic::of_file(severity, &self.main, message, fix),
+        }
+    }
 }
 
 impl From<Config> for Loaded {

@@ -131,7 +131,7 @@ fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     let label = |name: &String| ("input", name.clone());
     let by_proto = |value: fn(&Received) -> u64| {
         inputs.iter().flat_map(move |(name, input)| {
-            [("udp", &input.udp), ("tcp", &input.tcp)]
+            [("udp", &input.udp), ("tcp", &input.tcp), ("tls", &input.tls)]
                 .map(|(proto, received)| (vec![label(name), ("proto", proto.to_owned())], value(received)))
         })
     };

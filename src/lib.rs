@@ -9,8 +9,8 @@
 //!
 //! ```text
 //!  syslog/udp ─┐  batches   ┌─────────┐  durable batches  ┌─▶ output ─▶ destination
-//!  syslog/tcp ─┴───────────▶│ journal │───────────────────┴─▶ output ─▶ file
-//!                           └─────────┘
+//!  syslog/tcp ─┼───────────▶│ journal │───────────────────┴─▶ output ─▶ file
+//!  syslog/tls ─┘            └─────────┘
 //! ```
 //!
 //! The library is the product; `main.rs` is an argument parser. From the bottom up:
@@ -18,6 +18,7 @@
 //! - [`proto`]: pure values. [`proto::position`], [`proto::envelope`], [`proto::batch`] are the words of everything
 //!   else; [`proto::syslog`] frames, parses and renders.
 //! - [`sys`]: raw system calls, and everything `unsafe`.
+//! - [`tls`]: TLS for inputs and outputs, with files that are followed.
 //! - [`journal`]: segments on disk, recovery, group commit, readers, cursors.
 //! - [`config`]: the files, checked once; every default.
 //! - [`input`], [`output`]: tasks between sockets and the journal.
@@ -42,4 +43,5 @@ pub mod proto;
 pub mod status;
 pub mod supervise;
 pub mod sys;
+pub mod tls;
 pub mod zones;

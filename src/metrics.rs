@@ -65,6 +65,8 @@ pub struct InputMetrics {
     pub udp: Received,
     /// Taken in from streams.
     pub tcp: Received,
+    /// Taken in from streams inside TLS.
+    pub tls: Received,
     /// Connections now open.
     pub connections: Gauge,
     /// Connections accepted since the start.

@@ -336,8 +336,8 @@ fn input_status(input: &Input, metrics: &InputMetrics, now: Timestamp) -> InputS
     let Input::Syslog(syslog) = input;
     let last = metrics.last_message();
     InputStatus {
-        messages: metrics.udp.messages.get() + metrics.tcp.messages.get(),
-        bytes: metrics.udp.bytes.get() + metrics.tcp.bytes.get(),
+        messages: metrics.udp.messages.get() + metrics.tcp.messages.get() + metrics.tls.messages.get(),
+        bytes: metrics.udp.bytes.get() + metrics.tcp.bytes.get() + metrics.tls.bytes.get(),
         connections: metrics.connections.get(),
         rejected: owned(&metrics.rejected.get()),
         kernel_drops: metrics.kernel_drops(),

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +11,7 @@ use serde_json::json;
 use super::configuration;
 use super::{Exit, Failure, Shared};
 use crate::config::{self, DEFAULT_FILE, Diagnostic, Loaded, Report, Severity, Source};
+use crate::tls;
 
 /// Flags of `check`.
 #[derive(Debug, Args)]
@@ -33,6 +35,7 @@ impl Check {
                 let mut diagnostics = loaded.warnings.clone();
                 if self.file.is_none() {
                     diagnostics.extend(config::check_environment(&loaded));
+                    diagnostics.extend(tls::check(&loaded, SystemTime::now(), Severity::Error));
                 }
                 (Some(loaded), diagnostics)
             }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::{Exit, Failure, Shared};
 use crate::config::{self, Config, DEFAULT_FILE, Diagnostic, Report, Severity, node_name};
 use crate::control::ReloadRefused;
 use crate::proto::position::NodeName;
+use crate::tls;
 
 /// What `run` runs with.
 #[derive(Debug)]
@@ -19,14 +21,14 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// The configuration that `run` runs with.
+/// The configuration that `run` runs with, its certificates and keys looked at.
 ///
 /// # Errors
 /// A [`Failure`] with all diagnostics as its message.
 pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
     let node = node(shared)?;
     let file = file(shared);
-    match load(shared, file.as_deref(), node) {
+    match load(shared, file.as_deref(), node).and_then(with_tls) {
         Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file, warnings }),
         Err(diagnostics) => Err(refused(shared, &diagnostics)),
     }
@@ -39,7 +41,7 @@ pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
 pub fn reread(shared: &Shared) -> Result<(Config, Vec<String>), ReloadRefused> {
     let shown = |diagnostics: &[Diagnostic]| diagnostics.iter().map(ToString::to_string).collect();
     let node = node_name(shared.node.as_deref());
-    match node.and_then(|node| load(shared, file(shared).as_deref(), node)) {
+    match node.and_then(|node| load(shared, file(shared).as_deref(), node)).and_then(with_tls) {
         Ok(loaded) => Ok((loaded.config, shown(&loaded.warnings))),
         Err(diagnostics) => {
             let reason = match diagnostics.iter().filter(|one| one.severity == Severity::Error).count() {
@@ -63,10 +65,21 @@ fn load(shared: &Shared, file: Option<&Path>, node: NodeName) -> Result<config::
     Ok(loaded)
 }
 
+/// Refuses what TLS cannot use. All of it, with the warnings.
+fn with_tls(mut loaded: config::Loaded) -> Result<config::Loaded, Vec<Diagnostic>> {
+    let found = tls::check(&loaded, SystemTime::now(), Severity::Warning);
+    loaded.warnings.extend(found);
+    if loaded.warnings.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
+        return Err(loaded.warnings);
+    }
+    Ok(loaded)
+}
+
 /// The configuration as far as it can be read, for verbs that only look: a broken file on the disk must not keep
-/// anyone from a daemon that runs.
+/// anyone from a daemon that runs, nor a key that this user may not read.
 pub(super) fn for_looking(shared: &Shared) -> Option<Config> {
-    for_run(shared).ok().map(|loaded| loaded.config)
+    let loaded = load(shared, file(shared).as_deref(), node(shared).ok()?);
+    loaded.ok().map(|loaded| loaded.config)
 }
 
 /// The control socket to talk to. From files with errors too: whoever has just broken one wants to hear it from the

@@ -9,6 +9,9 @@ use super::units::Invalid;
 /// The port of syslog where a target names none (RFC 5426; custom over TCP).
 pub const SYSLOG_PORT: u16 = 514;
 
+/// The port of syslog inside TLS where a target names none (RFC 5425, 4.1).
+pub const SYSLOG_TLS_PORT: u16 = 6514;
+
 /// How bytes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
@@ -16,6 +19,20 @@ pub enum Protocol {
     Udp,
     /// A byte stream.
     Tcp,
+    /// A byte stream inside TLS.
+    Tls,
+}
+
+impl Protocol {
+    /// Whether it takes a TCP port: TLS does.
+    #[must_use]
+    pub fn is_stream(self) -> bool {
+        self != Protocol::Udp
+    }
+
+    fn syslog_port(self) -> u16 {
+        if self == Protocol::Tls { SYSLOG_TLS_PORT } else { SYSLOG_PORT }
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -23,6 +40,7 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Protocol::Udp => "udp",
             Protocol::Tcp => "tcp",
+            Protocol::Tls => "tls",
         })
     }
 }
@@ -30,7 +48,7 @@ impl fmt::Display for Protocol {
 /// One socket to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Listen {
-    /// Datagrams or streams.
+    /// Datagrams, streams or streams inside TLS.
     pub protocol: Protocol,
     /// Where. `[::]` takes IPv4 too (`":514"` means that), every other address only its own family. Port 0 lets the
     /// kernel choose.
@@ -38,7 +56,7 @@ pub struct Listen {
 }
 
 impl Listen {
-    /// Whether one host cannot have both: the same protocol and port, and addresses that cover a common one.
+    /// Whether one host cannot have both: the same port of UDP or of TCP, and addresses that cover a common one.
     #[must_use]
     pub fn overlaps(&self, other: &Listen) -> bool {
         let covers = |a: IpAddr, b: IpAddr| {
@@ -46,7 +64,8 @@ impl Listen {
         };
         let (a, b) = (self.address, other.address);
         let same_port = a.port() == b.port() && a.port() != 0;
-        self.protocol == other.protocol && same_port && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
+        let same_kind = self.protocol.is_stream() == other.protocol.is_stream();
+        same_kind && same_port && (covers(a.ip(), b.ip()) || covers(b.ip(), a.ip()))
     }
 }
 
@@ -67,6 +86,7 @@ pub(super) fn listen(text: &str) -> Result<Vec<Listen>, Invalid> {
 /// Reads `":514"`, `"192.0.2.1:514"` or `"[2001:db8::1]:514"`; the protocol is for the diagnostic only.
 pub(super) fn listen_address(text: &str, protocol: Option<Protocol>) -> Result<SocketAddr, Invalid> {
     let prefix = protocol.map_or(String::new(), |protocol| format!("{protocol}://"));
+    let usual = protocol.map_or(SYSLOG_PORT, Protocol::syslog_port);
     if let Some(port) = text.strip_prefix(':').or_else(|| text.strip_prefix("*:"))
         && let Ok(port) = port.parse()
     {
@@ -76,24 +96,24 @@ pub(super) fn listen_address(text: &str, protocol: Option<Protocol>) -> Result<S
         return Ok(address);
     }
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-        let address = SocketAddr::from((ip, SYSLOG_PORT));
+        let address = SocketAddr::from((ip, usual));
         return Err(Invalid::new("needs a port", format!("write \"{prefix}{address}\"")));
     }
     if text.parse::<u16>().is_ok() {
         return Err(Invalid::new("needs a colon before the port", format!("write \"{prefix}:{text}\"")));
     }
-    let fix = format!("write \"{prefix}:514\" for all addresses, or \"{prefix}192.0.2.1:514\" for one");
+    let fix = format!("write \"{prefix}:{usual}\" for all addresses, or \"{prefix}192.0.2.1:{usual}\" for one");
     Err(Invalid::new("must be an address and a port of this host", fix))
 }
 
 /// Where an output sends to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
-    /// Datagrams or streams.
+    /// Datagrams, streams or streams inside TLS.
     pub protocol: Protocol,
     /// Host name or address, IPv6 without brackets. Looked up at every connection.
     pub host: String,
-    /// Default 514.
+    /// Default 514; 6514 inside TLS.
     pub port: u16,
 }
 
@@ -123,15 +143,17 @@ impl FromStr for Target {
             return Err(Invalid::new("needs a protocol", format!("write \"tcp://{rest}\" or \"udp://{rest}\"")));
         };
         let (host, port) = split_host(rest);
+        let usual = protocol.syslog_port();
         if host.parse::<IpAddr>().is_err() && !is_host_name(host) {
-            let example = format!("{protocol}://siem.example.net:514");
+            let example = format!("{protocol}://siem.example.net:{usual}");
             return Err(Invalid::new("must be a host and a port", format!("write it as \"{example}\"")));
         }
         let port = match port.map(str::parse) {
-            None => SYSLOG_PORT,
+            None => usual,
             Some(Ok(port)) if port > 0 => port,
             _ => {
-                return Err(Invalid::new("needs a port from 1 to 65535", format!("write \"{protocol}://{host}:514\"")));
+                let fix = format!("write \"{protocol}://{host}:{usual}\"");
+                return Err(Invalid::new("needs a port from 1 to 65535", fix));
             }
         };
         Ok(Target { protocol, host: host.to_owned(), port })
@@ -147,7 +169,7 @@ fn split_protocol(text: &str) -> Result<(Option<Protocol>, &str), Invalid> {
     match protocol {
         "udp" => Ok((Some(Protocol::Udp), rest)),
         "tcp" => Ok((Some(Protocol::Tcp), rest)),
-        "tls" => Err(Invalid::new("cannot be tls://: this version has no TLS", format!("write \"tcp://{rest}\""))),
+        "tls" => Ok((Some(Protocol::Tls), rest)),
         _ => Err(Invalid::new(format!("has no protocol {protocol:?}"), format!("write \"tcp://{rest}\""))),
     }
 }
@@ -188,6 +210,7 @@ mod tests {
         assert_eq!(listened(":514"), ["udp://[::]:514", "tcp://[::]:514"]);
         assert_eq!(listened("udp://:514"), ["udp://[::]:514"]);
         assert_eq!(listened("tcp://0.0.0.0:601"), ["tcp://0.0.0.0:601"]);
+        assert_eq!(listened("tls://:6514"), ["tls://[::]:6514"]);
         assert_eq!(listened("[2001:db8::1]:514"), ["udp://[2001:db8::1]:514", "tcp://[2001:db8::1]:514"]);
     }
 
@@ -198,7 +221,7 @@ mod tests {
             ("tcp://601", "write \"tcp://:601\""),
             ("192.0.2.1", "write \"192.0.2.1:514\""),
             ("udp://::1", "write \"udp://[::1]:514\""),
-            ("tls://:6514", "write \"tcp://:6514\""),
+            ("tls://192.0.2.1", "write \"tls://192.0.2.1:6514\""),
             ("http://:80", "write \"tcp://:80\""),
             ("eth0:514", "write \":514\" for all addresses, or \"192.0.2.1:514\" for one"),
             (":99999", "write \":514\" for all addresses, or \"192.0.2.1:514\" for one"),
@@ -215,6 +238,7 @@ mod tests {
             ("tcp://[2001:db8::1]:601", "tcp://[2001:db8::1]:601"),
             ("tcp://2001:db8::1", "tcp://[2001:db8::1]:514"),
             ("tcp://log_host.", "tcp://log_host.:514"),
+            ("tls://siem.example.net", "tls://siem.example.net:6514"),
         ] {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.to_string(), shown);
@@ -234,6 +258,8 @@ mod tests {
             ("udp://0.0.0.0:514", "udp://127.0.0.1:514", true),
             ("udp://0.0.0.0:514", "udp://[::1]:514", false),
             ("udp://:514", "tcp://:514", false),
+            ("tls://:514", "tcp://:514", true),
+            ("tls://:514", "udp://:514", false),
             ("udp://:514", "udp://:515", false),
             ("udp://:0", "udp://:0", false),
             ("udp://10.0.0.1:514", "udp://10.0.0.2:514", false),

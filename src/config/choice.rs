@@ -61,10 +61,24 @@ choice!(
 choice!(
     /// How messages are told apart in a byte stream (RFC 6587).
     Framing {
+        /// The length before each inside TLS (RFC 5425, 4.3), a line end after each over plain TCP.
+        Auto = "auto",
         /// A line end after each; those inside become spaces.
         Lf = "lf",
         /// The length before each.
         Octet = "octet",
+    }
+);
+
+choice!(
+    /// Whether a TLS client shows a certificate.
+    ClientAuth {
+        /// It is not asked for one.
+        Off = "off",
+        /// It is asked, and may have none; one that is shown must be good.
+        Optional = "optional",
+        /// Without a good one there is no connection.
+        Required = "required",
     }
 );
 

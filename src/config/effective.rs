@@ -7,7 +7,10 @@ use std::net::SocketAddr;
 
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
-use super::{Config, FileOutput, Input, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone};
+use super::{
+    Config, FileOutput, Input, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone, TlsClient, TlsIdentity,
+    TlsServer,
+};
 
 /// Every value in force, as a file that says the same.
 #[must_use]
@@ -63,6 +66,30 @@ fn syslog_input(text: &mut Text, input: &SyslogInput) {
     };
     text.key("timezone", quoted(timezone));
     text.key("tag", quoted(&input.tag));
+    if let Some(tls) = &input.tls {
+        text.key("tls", tls_server(tls));
+    }
+}
+
+fn tls_server(TlsServer { identity, ca_file, client_auth }: &TlsServer) -> String {
+    let mut keys = tls_identity(identity);
+    keys.extend(ca_file.iter().map(|file| format!("ca_file = {}", quoted(file.display()))));
+    keys.push(format!("client_auth = {}", word(*client_auth)));
+    format!("{{ {} }}", keys.join(", "))
+}
+
+/// Nothing without a value: what is not there is the system's roots, no certificate, and the target's own name.
+fn tls_client(TlsClient { ca_file, identity, server_name }: &TlsClient) -> Option<String> {
+    let mut keys: Vec<String> = identity.iter().flat_map(tls_identity).collect();
+    keys.extend(ca_file.iter().map(|file| format!("ca_file = {}", quoted(file.display()))));
+    keys.extend(server_name.iter().map(|name| format!("server_name = {}", quoted(name))));
+    (!keys.is_empty()).then(|| format!("{{ {} }}", keys.join(", ")))
+}
+
+fn tls_identity(TlsIdentity { cert_file, key_file }: &TlsIdentity) -> Vec<String> {
+    [("cert_file", cert_file), ("key_file", key_file)]
+        .map(|(key, file)| format!("{key} = {}", quoted(file.display())))
+        .to_vec()
 }
 
 fn write_output(text: &mut Text, output: &Output) {
@@ -73,10 +100,13 @@ fn write_output(text: &mut Text, output: &Output) {
     });
     text.key("name", quoted(&output.name));
     match &output.kind {
-        OutputKind::Syslog(SyslogOutput { to, framing, format }) => {
+        OutputKind::Syslog(SyslogOutput { to, framing, format, tls }) => {
             text.key("to", list(to));
             text.key("framing", word(*framing));
             text.key("format", word(*format));
+            if let Some(tls) = tls_client(tls) {
+                text.key("tls", tls);
+            }
         }
         OutputKind::File(FileOutput { path, format, rotate }) => {
             text.key("path", quoted(path));

@@ -30,12 +30,8 @@ pub fn node_name(given: Option<&str>) -> Result<NodeName, Vec<Diagnostic>> {
 pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let data_dir = &loaded.config.data_dir;
-    let mut note = |key: &str, (severity, message, fix): Finding| {
-        found.push(match loaded.places.get(key) {
-            Some(place) => Diagnostic::at(severity, place.clone(), message, fix),
-            None => Diagnostic::of_file(severity, &loaded.main, message, fix),
-        });
-    };
+    let mut note =
+        |key: &str, (severity, message, fix): Finding| found.push(loaded.diagnostic(severity, key, message, fix));
     if let Some(finding) = data_directory(data_dir) {
         note("data_dir", finding);
     }

@@ -19,14 +19,12 @@ use super::diagnostic::{self, Diagnostic, Place, Severity};
 use super::units::{self, Invalid};
 
 /// Keys that this version does not have, and why: the table, the key, what is said.
-const NOT_HERE: [(&str, &str, &str); 7] = [
+const NOT_HERE: [(&str, &str, &str); 5] = [
     ("", "pair", "this version runs one node; remove the table until the release with pairs"),
     ("", "hook", "this version runs no hooks; remove the table until the release that does"),
     ("", "node", "the name is no key: give it with --node or TWINLOG_NODE"),
     ("input", "forward", "this version receives syslog only; remove the table until the release with forward"),
     ("output", "forward", "this version has no forward output; write [[output.syslog]] with a tcp:// target"),
-    ("input.syslog", "tls", "this version has no TLS; remove the key"),
-    ("output.syslog", "tls", "this version has no TLS; remove the key"),
 ];
 
 /// Errors kept at most, and warnings: nobody reads more, and a hostile text must not take all memory.
@@ -199,6 +197,11 @@ impl<'a> Table<'a> {
     /// Where the value of a key is, if it is anywhere.
     pub(super) fn spot_of(&self, key: &'static str) -> Option<Spot> {
         self.values(key).into_iter().next().map(|value| value.spot)
+    }
+
+    /// Whether the key is anywhere.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.spot_of(key).is_some()
     }
 
     /// Whether there is nothing in it, known or not.

@@ -15,6 +15,7 @@ use super::choice::{Acknowledge, FACILITIES, Framing, SEVERITIES};
 use super::cross_checks;
 use super::diagnostic::{Diagnostic, Severity};
 use super::reader::{Findings, Spot, Table, Value, nearest};
+use super::tls;
 use super::units::Invalid;
 use super::{
     Config, Drain, FileOutput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded, MIB, Match, Output, OutputKind,
@@ -84,7 +85,7 @@ pub(super) struct Named {
 }
 
 impl Spots {
-    fn keep(&mut self, key: impl Into<String>, table: &Table<'_>, name: &'static str) {
+    pub(super) fn keep(&mut self, key: impl Into<String>, table: &Table<'_>, name: &'static str) {
         if let Some(spot) = table.spot_of(name) {
             self.places.insert(key.into(), spot);
         }
@@ -197,6 +198,8 @@ fn syslog_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) ->
     table.set("allow", &mut input.allow, |value| value.list(network));
     table.set("timezone", &mut input.timezone, |value| value.parse(timezone));
     table.set("tag", &mut input.tag, |value| value.parse(tag));
+    input.tls = tls::server(findings, &table, &format!("input.{}", input.name), spots);
+    tls::check_listens(findings, &table, &input);
     table.finish();
     input
 }
@@ -234,6 +237,8 @@ fn syslog_output(findings: &Findings<'_>, table: &Table<'_>, name: &str, spots: 
         Some(framing)
     });
     table.set("format", &mut output.format, Value::choice);
+    output.tls = tls::client(findings, table, &format!("output.{name}"), spots);
+    tls::check_targets(table, &output);
     OutputKind::Syslog(output)
 }
 
@@ -309,7 +314,7 @@ fn matches(table: Table<'_>, spots: &mut Spots) -> Match {
 }
 
 /// Notes that a key is not there, or is there and empty.
-fn require(findings: &Findings<'_>, table: &Table<'_>, key: &'static str, example: &str) {
+pub(super) fn require(findings: &Findings<'_>, table: &Table<'_>, key: &'static str, example: &str) {
     match table.get(key) {
         None => findings.note_missing(table.spot(), format!("`{key}` is missing"), format!("add {example}")),
         Some(value) if value.items().is_empty() => value.error("is empty", format!("write {example}")),
@@ -338,7 +343,7 @@ fn plain_name(text: &str) -> Result<String, Invalid> {
     Err(Invalid::new(format!("has 1 to {NAME_MAX} letters, digits, '.', '-' or '_'"), fix))
 }
 
-fn path(value: &Value<'_>) -> Option<PathBuf> {
+pub(super) fn path(value: &Value<'_>) -> Option<PathBuf> {
     value.parse(|text| match text {
         "" => Err(Invalid::new("cannot be empty", "write a path")),
         _ if text.contains('\0') => Err(Invalid::new("cannot hold a NUL", "write a path")),

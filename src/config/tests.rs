@@ -67,11 +67,13 @@ fn every_key_of_the_complete_file_is_in_force() {
     let loaded = parse(COMPLETE, "complete.toml").unwrap_or_else(|diagnostics| panic!("{}", report(&diagnostics)));
     assert_eq!(report(&loaded.warnings), "");
     let config = loaded.config;
-    let [Input::Syslog(network), Input::Syslog(tunnel)] = &config.inputs[..] else { panic!("{:?}", config.inputs) };
+    let [Input::Syslog(network), Input::Syslog(encrypted), Input::Syslog(tunnel)] = &config.inputs[..] else {
+        panic!("{:?}", config.inputs)
+    };
     assert_eq!((network.max_connections, network.idle_timeout), (Some(10_000), Some(Duration::from_secs(600))));
     assert_eq!(network.timezone, Timezone::Named("Europe/Berlin".to_owned()));
     assert_eq!((tunnel.name.as_str(), tunnel.listen.len()), ("tunnel", 2));
-    let [siem, standby, file, stdout] = &config.outputs[..] else { panic!("{:?}", config.outputs) };
+    let [siem, abroad, standby, file, stdout] = &config.outputs[..] else { panic!("{:?}", config.outputs) };
     let OutputKind::Syslog(to) = &siem.kind else { panic!("{siem:?}") };
     assert_eq!(
         to.to.iter().map(Target::to_string).collect::<Vec<_>>(),
@@ -79,6 +81,15 @@ fn every_key_of_the_complete_file_is_in_force() {
     );
     assert_eq!((to.framing, to.format), (Framing::Octet, SyslogFormat::Rfc5424));
     assert_eq!(siem.matches.input, ["network", "tunnel"]);
+    let tls = encrypted.tls.as_ref().unwrap();
+    assert_eq!(
+        (tls.client_auth, tls.identity.key_file.to_str()),
+        (ClientAuth::Optional, Some("/etc/twinlog/tls/server.key"))
+    );
+    let OutputKind::Syslog(to) = &abroad.kind else { panic!("{abroad:?}") };
+    assert_eq!(to.to[0].to_string(), "tls://siem.example.net:6514");
+    assert_eq!((to.framing, to.tls.server_name.as_deref()), (Framing::Auto, Some("logs.example.net")));
+    assert_eq!(to.tls.identity.as_ref().unwrap().cert_file, Path::new("/etc/twinlog/tls/client.crt"));
     assert_eq!((&siem.matches.facility[..], siem.matches.severity_at_least), (&[4, 10, 16][..], Some(5)));
     assert!(siem.matches.tag[0].matches(b"syslog.a"));
     assert_eq!(standby.matches.source.len(), 1);
@@ -161,9 +172,9 @@ t.toml:14:1: error: unknown key `listn` in [[input.syslog]]
 t.toml:15:15: error: `max_message` must lie between 480B and 16MiB
  15 | max_message = "32MiB"
     |               ^^^^^^^ write "16MiB"
-t.toml:18:11: error: `listen` cannot be tls://: this version has no TLS
+t.toml:18:10: error: `listen` with tls:// needs `tls`
  18 | listen = ["tls://:6514", ":514", "udp://127.0.0.1:514"]
-    |           ^^^^^^^^^^^^^ write "tcp://:6514"
+    |          ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ add tls = { cert_file = "/etc/twinlog/tls/server.crt", key_file = "/etc/twinlog/tls/server.key" }
 t.toml:18:34: error: udp://127.0.0.1:514 is already taken by udp://[::]:514 at t.toml:18:26
  18 | listen = ["tls://:6514", ":514", "udp://127.0.0.1:514"]
     |                                  ^^^^^^^^^^^^^^^^^^^^^ choose another port, or remove one of them
@@ -246,7 +257,46 @@ fn each_mistake_is_named() {
             input("[[input.syslog]]\nlisten = \"udp://:514\""),
             vec!["4:10: error: udp://[::]:514 is already taken by udp://[::]:514 at t.toml:2:10"],
         ),
-        (input("tls = { cert_file = \"a\" }"), vec!["3:1: error: unknown key `tls` in [[input.syslog]]"]),
+        (
+            input("tls = { cert_file = \"a\", key_file = \"b\" }"),
+            vec!["3:7: warning: `tls` has no effect without tls://"],
+        ),
+        (
+            input("[[input.syslog]]\nlisten = \"tls://:514\"\ntls = { cert_file = \"a\", cert = 1 }"),
+            vec![
+                "4:10: error: tls://[::]:514 is already taken by tcp://[::]:514 at t.toml:2:10",
+                "5:7: error: `key_file` is missing",
+                "5:26: error: unknown key `cert` in [input.syslog.tls]",
+            ],
+        ),
+        (
+            input(
+                "[[input.syslog]]\nlisten = \"tls://:1\"\ntls.cert_file = \"a\"\ntls.key_file = \"b\"\ntls.client_auth = \"optional\"",
+            ),
+            vec!["7:19: error: `client_auth` needs to know whose certificates are good"],
+        ),
+        (
+            input(
+                "[[input.syslog]]\nlisten = \"tls://:1\"\ntls = { cert_file = \"a\", key_file = \"b\", ca_file = \"c\", client_auth = \"off\" }",
+            ),
+            vec!["5:71: warning: `client_auth` is \"off\", so `ca_file` has no effect"],
+        ),
+        (
+            output("[[output.syslog]]\nto = \"tcp://a\"\ntls = { ca_file = \"c\" }"),
+            vec!["5:7: warning: `tls` has no effect without tls://"],
+        ),
+        (
+            output("[[output.syslog]]\nto = \"tls://a\"\ntls = { cert_file = \"c\", server_name = \"a b\" }"),
+            vec![
+                "5:21: error: `cert_file` is of no use without `key_file`",
+                "5:40: error: `server_name` must be a host name or an address",
+            ],
+        ),
+        (
+            output("[[output.syslog]]\nto = [\"tls://a\", \"udp://b\"]"),
+            vec!["4:6: error: `to` mixes udp:// with connections"],
+        ),
+        (output("[[output.syslog]]\nto = [\"tls://a\", \"tcp://b\"]"), vec![]),
         (
             input("[admin]\nlisten = \":514\""),
             vec!["4:10: error: tcp://[::]:514 is already taken by tcp://[::]:514 at t.toml:2:10"],

@@ -84,7 +84,7 @@ impl Sockets {
         let buffer = usize::try_from(settings.udp_rcvbuf).unwrap_or(usize::MAX);
         let bound = match listen.protocol {
             Protocol::Udp => sys::udp::bind(listen.address, cores.min(UDP_SOCKETS_MAX), buffer).map(Sockets::Udp),
-            Protocol::Tcp => sys::tcp::listen(listen.address).map(Sockets::Tcp),
+            Protocol::Tcp | Protocol::Tls => sys::tcp::listen(listen.address).map(Sockets::Tcp),
         };
         bound.map_err(|source| BindError { input: settings.name.clone(), listen: listen.clone(), source })
     }
@@ -225,8 +225,9 @@ impl Inputs {
                 }
             }
             Sockets::Tcp(listener) => {
-                tracing::info!(input, %address, "listening for syslog over TCP");
-                let acceptor = tcp::Acceptor::new(listener, control.subscribe(), self.context.clone())?;
+                tracing::info!(input, %address, protocol = %listen.protocol, "listening for syslog over TCP");
+                let is_tls = listen.protocol == Protocol::Tls;
+                let acceptor = tcp::Acceptor::new(listener, is_tls, control.subscribe(), self.context.clone())?;
                 tasks.push(self.context.supervisor.spawn(&task_name, acceptor.run()));
             }
         }

@@ -1,30 +1,35 @@
-//! Syslog over TCP (RFC 6587): accept, read, frame, append.
+//! Syslog over TCP (RFC 6587), also inside TLS (RFC 5425): accept, shake hands, read, frame, append.
 //!
 //! A connection owns no buffer while it is silent: what was read and makes no whole frame yet is kept in a vector of
 //! its own size, and reading itself goes into memory that the worker's thread shares among its connections. That is
 //! what keeps ten thousand idle connections small. A connection waits for the journal before it reads on, so a full
 //! journal stops its sender through the kernel's window and never grows memory.
+//!
+//! Inside TLS octet counting is what RFC 5425 asks for and lines are what many devices send; both are taken, as on TCP.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Context, Control, allowed, now, poisoned, quiescing};
 use crate::config::SyslogInput;
 use crate::journal::Appender;
-use crate::metrics::InputMetrics;
+use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
 use crate::proto::envelope::{Origin, Transport};
 use crate::proto::syslog::framing::{Ending, Framer, FramingError, Step};
 use crate::sys;
+use crate::tls::{self, Stream};
 
 /// Bytes taken from a connection before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
@@ -39,19 +44,28 @@ thread_local! {
 /// A listening socket and the connections it made.
 pub struct Acceptor {
     listener: tokio::net::TcpListener,
+    is_tls: bool,
+    /// Made from the input's newest `tls`; its files are followed, so it stays as long as those are the same.
+    tls: Option<tls::Server>,
     control: watch::Receiver<Control>,
     context: Context,
     connections: JoinSet<()>,
 }
 
 impl Acceptor {
-    /// Takes over a listening, non-blocking socket. Must be called on the runtime.
+    /// Takes over a listening, non-blocking socket, whose connections begin with a TLS handshake if `is_tls`. Must be
+    /// called on the runtime.
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(listener: TcpListener, control: watch::Receiver<Control>, context: Context) -> io::Result<Acceptor> {
+    pub fn new(
+        listener: TcpListener,
+        is_tls: bool,
+        control: watch::Receiver<Control>,
+        context: Context,
+    ) -> io::Result<Acceptor> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, control, context, connections: JoinSet::new() })
+        Ok(Acceptor { listener, is_tls, tls: None, control, context, connections: JoinSet::new() })
     }
 
     /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
@@ -105,10 +119,64 @@ impl Acceptor {
             tracing::debug!(%source, %error, "keepalive");
         }
         metrics.connections_total.inc();
-        let framer = Framer::new(settings.max_message);
-        let connection = Connection { stream, source, framer, rest: Vec::new(), settings, metrics };
         let Context { appender, grace, .. } = self.context.clone();
-        self.connections.spawn(connection.run(appender, self.control.clone(), grace));
+        let control = self.control.clone();
+        let counted = Counted::new(&metrics);
+        let connection = move |stream| {
+            let framer = Framer::new(settings.max_message);
+            Connection { stream, source, framer, rest: Vec::new(), settings, metrics, _counted: counted }
+        };
+        if !self.is_tls {
+            self.connections.spawn(connection(Stream::Plain(stream)).run(appender, control, grace));
+        } else if let Some(server) = self.server() {
+            self.connections.spawn(async move {
+                // Boxed: a handshake is larger than the connection that it becomes.
+                let shaken = Box::pin(shake_hands(server, stream, source, control.clone(), grace)).await;
+                if let Some(stream) = shaken {
+                    connection(stream).run(appender, control, grace).await;
+                }
+            });
+        }
+    }
+
+    /// What shakes hands for the input that this listener works for now.
+    fn server(&mut self) -> Option<tls::Server> {
+        let control = self.control.borrow();
+        let settings = control.settings.tls.as_ref()?;
+        if self.tls.as_ref().is_none_or(|server| server.settings() != settings) {
+            self.tls = Some(tls::Server::new(settings));
+        }
+        self.tls.clone()
+    }
+}
+
+/// The stream inside TLS. A failure is counted and is the sender's business, or that of whoever gave us our files.
+async fn shake_hands(
+    server: tls::Server,
+    stream: TcpStream,
+    source: SocketAddr,
+    mut control: watch::Receiver<Control>,
+    grace: Duration,
+) -> Option<Stream> {
+    let metrics = control.borrow().metrics.clone();
+    let leaving = async {
+        quiescing(&mut control).await;
+        sleep(grace).await;
+    };
+    let shaken = tokio::select! {
+        shaken = server.accept(stream) => shaken,
+        () = leaving => return None,
+    };
+    match shaken {
+        Ok(stream) => {
+            tracing::debug!(%source, name = stream.peer_name(), "connection inside TLS");
+            Some(stream)
+        }
+        Err(error) => {
+            metrics.rejected.inc("tls");
+            tracing::debug!(%source, %error, "no TLS connection");
+            None
+        }
     }
 }
 
@@ -137,13 +205,14 @@ impl Drop for Counted {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     source: SocketAddr,
     framer: Framer,
     /// What was read and makes no whole frame yet.
     rest: Vec<u8>,
     settings: Arc<SyslogInput>,
     metrics: Arc<InputMetrics>,
+    _counted: Counted,
 }
 
 /// What one read gave.
@@ -152,19 +221,16 @@ enum Taken {
     Some(BatchBuilder),
     /// Frames, and then the end: of the stream, or because the framing is lost.
     Last(BatchBuilder),
-    /// Nothing was there after all.
-    Nothing,
 }
 
 impl Connection {
     async fn run(mut self, appender: Appender, mut control: watch::Receiver<Control>, grace: Duration) {
-        let _counted = Counted::new(&self.metrics);
         let mut closing = None;
         loop {
             let idle = self.settings.idle_timeout.map(|idle| Instant::now() + idle);
             let until = closing.or(idle);
-            tokio::select! {
-                ready = self.stream.readable() => if ready.is_err() { break },
+            let taken = tokio::select! {
+                taken = poll_fn(|context| self.poll_take(context)) => taken,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     if closing.is_none() {
                         self.metrics.rejected.inc("idle_timeout");
@@ -179,14 +245,14 @@ impl Connection {
                     break;
                 }
                 () = quiescing(&mut control), if closing.is_none() => {
-                    // Our FIN asks the sender to go elsewhere; what it still sends is read until its own FIN.
+                    // Our FIN, after `close_notify` inside TLS, asks the sender to go elsewhere; what it still sends is
+                    // read until its own FIN.
                     let _ = self.stream.shutdown().await;
                     closing = Some(Instant::now() + grace);
                     continue;
                 }
-            }
-            let (batch, last) = match self.take() {
-                Taken::Nothing => continue,
+            };
+            let (batch, last) = match taken {
                 Taken::Some(batch) => (batch, false),
                 Taken::Last(batch) => (batch, true),
             };
@@ -200,25 +266,26 @@ impl Connection {
         }
     }
 
-    /// Reads once and takes the frames out.
-    fn take(&mut self) -> Taken {
+    /// Reads once, when there is something to read, and takes the frames out.
+    fn poll_take(&mut self, context: &mut task::Context<'_>) -> Poll<Taken> {
         SCRATCH.with_borrow_mut(|scratch| {
             let kept = self.rest.len();
             if scratch.len() < kept + READ_BYTES {
                 scratch.resize(kept + READ_BYTES, 0);
             }
-            scratch[..kept].copy_from_slice(&self.rest);
-            let read = match self.stream.try_read(&mut scratch[kept..kept + READ_BYTES]) {
+            let read = match ready!(self.stream.poll_fill(context, &mut scratch[kept..kept + READ_BYTES])) {
                 Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Taken::Nothing,
+                // Inside TLS: FIN without `close_notify`, as devices do it.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
                 Err(error) => {
                     tracing::debug!(source = %self.source, %error, "connection broke");
                     self.metrics.rejected.inc("connection_error");
                     0
                 }
             };
+            scratch[..kept].copy_from_slice(&self.rest);
             let filled = &scratch[..kept + read];
-            if read == 0 { Taken::Last(self.finish(filled)) } else { self.frame(filled) }
+            Poll::Ready(if read == 0 { Taken::Last(self.finish(filled)) } else { self.frame(filled) })
         })
     }
 
@@ -227,7 +294,7 @@ impl Connection {
         builder.set_origin(&Origin {
             received_at: now(),
             source: Some(self.source),
-            transport: Transport::Tcp,
+            transport: if self.is_tls() { Transport::Tls } else { Transport::Tcp },
             input: &self.settings.name,
             tag: self.settings.tag.as_bytes(),
         });
@@ -300,9 +367,14 @@ impl Connection {
 
     fn count(&self, builder: &BatchBuilder, payload_bytes: usize) {
         if !builder.is_empty() {
-            self.metrics.tcp.messages.inc_by(builder.messages().into());
-            self.metrics.tcp.bytes.inc_by(payload_bytes as u64);
+            let Received { messages, bytes } = if self.is_tls() { &self.metrics.tls } else { &self.metrics.tcp };
+            messages.inc_by(builder.messages().into());
+            bytes.inc_by(payload_bytes as u64);
             self.metrics.saw_message(now());
         }
+    }
+
+    fn is_tls(&self) -> bool {
+        matches!(self.stream, Stream::Tls(_))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use memchr::memchr;
 
-use crate::config::{FileFormat, Framing, SyslogFormat};
+use crate::config::{FileFormat, Framing, Protocol, SyslogFormat};
 use crate::proto::envelope::Envelope;
 use crate::proto::position::JournalId;
 use crate::proto::syslog::message::{Context, Message};
@@ -55,11 +55,14 @@ pub enum Delimiter {
     Datagram,
 }
 
-impl From<Framing> for Delimiter {
-    fn from(framing: Framing) -> Delimiter {
-        match framing {
-            Framing::Octet => Delimiter::OctetCount,
-            Framing::Lf => Delimiter::LineFeed,
+impl Delimiter {
+    /// What stands between messages to a target of this protocol.
+    #[must_use]
+    pub fn of(framing: Framing, protocol: Protocol) -> Delimiter {
+        match (protocol, framing) {
+            (Protocol::Udp, _) => Delimiter::Datagram,
+            (_, Framing::Octet) | (Protocol::Tls, Framing::Auto) => Delimiter::OctetCount,
+            (_, Framing::Lf) | (Protocol::Tcp, Framing::Auto) => Delimiter::LineFeed,
         }
     }
 }

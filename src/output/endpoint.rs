@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::config::{Retry, Target};
+use crate::config::{Protocol, Retry, Target};
 use crate::sys;
+use crate::tls::{self, Stream};
 
 /// Time for one address to answer a connection request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,6 +73,30 @@ pub async fn connect(target: &Target) -> io::Result<TcpStream> {
         }
     }
     Err(last.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+}
+
+/// A connection over which nothing was written yet.
+#[derive(Debug)]
+pub struct Opened {
+    /// The connection, inside TLS if the target says so.
+    pub stream: Stream,
+    /// Bytes that the peer's TCP had acknowledged before the first of ours: the SYN.
+    pub base: u64,
+}
+
+/// Connects to `target` and shakes hands if it is a `tls://` one.
+///
+/// # Errors
+/// The last address's error, or why the handshake failed.
+pub async fn open(target: &Target, tls: &tls::Client) -> io::Result<Opened> {
+    let tcp = connect(target).await?;
+    let base = sys::tcp::delivery(&tcp)?.acknowledged;
+    let stream = match target.protocol {
+        // Boxed: a handshake is larger than everything else an output keeps.
+        Protocol::Tls => Box::pin(tls.connect(&target.host, tcp)).await?,
+        Protocol::Tcp | Protocol::Udp => Stream::Plain(tcp),
+    };
+    Ok(Opened { stream, base })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Outputs: each reads the journal from its own cursor and delivers. A slow or dead one holds back nobody else.
 //!
 //! Here a message is interpreted for the first time, if the output's format or `match` asks for it. The kinds are a
-//! closed set: `stream` (syslog over TCP) has a window, the others take a batch or refuse it and share one loop.
+//! closed set: `stream` (syslog over TCP and TLS) has a window, the others take a batch or refuse it and share one loop.
 
 pub mod encode;
 pub mod endpoint;
@@ -10,6 +10,7 @@ pub mod file;
 pub mod filter;
 pub mod sink;
 pub mod stream;
+pub mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,12 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::{self, OutputKind, Protocol};
+use crate::config::{self, OutputKind};
 use crate::journal::Journal;
 use crate::metrics::OutputMetrics;
 use crate::proto::stage::Stage;
 use crate::supervise::Supervisor;
+use crate::tls;
 use crate::zones::Zones;
 use encode::{Delimiter, Encoder, Format};
 use endpoint::Backoff;
@@ -140,9 +142,17 @@ impl Output {
         let behind = context.journal.progress().durable.messages_since(start);
         tracing::info!(output = settings.name, to, from = %start.position, undelivered = behind, "delivering");
         let sink = match &settings.kind {
-            OutputKind::Syslog(syslog) if syslog.to[0].protocol == Protocol::Tcp => {
-                let encoder = encoder(syslog.format.into(), syslog.framing.into());
-                let stream = Stream { targets: syslog.to.clone(), encoder, filter, backoff };
+            OutputKind::Syslog(syslog) if syslog.to[0].protocol.is_stream() => {
+                let protocol = syslog.to[0].protocol;
+                let encoder = encoder(syslog.format.into(), Delimiter::of(syslog.framing, protocol));
+                let stream = Stream {
+                    targets: syslog.to.clone(),
+                    tls: tls::Client::new(&syslog.tls),
+                    framing: syslog.framing,
+                    encoder,
+                    filter,
+                    backoff,
+                };
                 let task = context.supervisor.spawn(&name, stream.run(feed, life));
                 return Output { settings, stage, task };
             }

@@ -1,26 +1,29 @@
-//! Syslog over TCP: a window of bytes that the peer's TCP has not acknowledged.
+//! Syslog over TCP, also inside TLS: a window of bytes that the peer's TCP has not acknowledged.
 //!
 //! Plain TCP has no acknowledgement of the application, so the best that can be known is that the bytes reached the
 //! other kernel. `write` returning says less: what it accepted is lost with the connection. The cursor therefore follows
-//! `tcpi_bytes_acked`, and after a broken connection everything beyond it is sent again, under the same ids.
+//! `tcpi_bytes_acked`, and after a broken connection everything beyond it is sent again, under the same ids. Inside TLS
+//! those are bytes of ciphertext; `wire` knows which messages they carry.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::encode::Encoder;
-use super::endpoint::{Backoff, connect};
+use super::encode::{Delimiter, Encoder};
+use super::endpoint::{Backoff, Opened, open};
 use super::feed::Feed;
 use super::filter::Filter;
+use super::wire::Wire;
 use super::{End, Life};
-use crate::config::Target;
+use crate::config::{Framing, Target};
 use crate::proto::position::Mark;
 use crate::sys;
+use crate::tls;
 
 /// How long the peer's acknowledgement of the last bytes is waited for before looking again: a peer may delay it 40 ms.
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(40)];
@@ -32,11 +35,18 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How often a connection that takes nothing is looked at.
 const LOOK_WHILE_BLOCKED: Duration = Duration::from_millis(100);
 
-/// An output to the first of several TCP destinations that answers.
+/// How long the peer may take to let us say goodbye.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+
+/// An output to the first of several TCP or TLS destinations that answers.
 pub struct Stream {
     /// In order of preference.
     pub targets: Vec<Target>,
-    /// How a message looks there.
+    /// Who shakes hands with those inside TLS.
+    pub tls: tls::Client,
+    /// How messages are told apart, which may depend on the target.
+    pub framing: Framing,
+    /// How a message looks there; its delimiter is that of the target in use.
     pub encoder: Encoder,
     /// Which messages go.
     pub filter: Filter,
@@ -46,10 +56,8 @@ pub struct Stream {
 
 /// A connection and what is on its way in it.
 struct Link {
-    stream: TcpStream,
+    wire: Wire,
     target: usize,
-    /// Acknowledged bytes before ours: the SYN.
-    base: u64,
     written: u64,
     /// Ends of batches in `written` bytes, with their marks and messages.
     window: VecDeque<(u64, Mark, u64)>,
@@ -73,6 +81,7 @@ impl Stream {
             connected_before = true;
             let name = self.targets[link.target].to_string();
             tracing::info!(output = life.name(), target = name, "connected");
+            self.encoder.delimiter = Delimiter::of(self.framing, self.targets[link.target].protocol);
             feed.metrics().set_connected(Some(name.clone()));
             let ended = self.deliver(link, &mut feed, &mut life).await;
             feed.metrics().set_connected(None);
@@ -106,12 +115,11 @@ impl Stream {
     async fn connect(&mut self, feed: &mut Feed) -> Link {
         loop {
             for (number, target) in self.targets.iter().enumerate() {
-                let opened = connect(target).await.and_then(|stream| {
-                    let base = sys::tcp::delivery(&stream)?.acknowledged;
-                    Ok(Link { stream, target: number, base, written: 0, window: VecDeque::new() })
-                });
-                match opened {
-                    Ok(link) => return link,
+                match open(target, &self.tls).await {
+                    Ok(Opened { stream, base }) => {
+                        let wire = Wire::new(stream, base);
+                        return Link { wire, target: number, written: 0, window: VecDeque::new() };
+                    }
                     Err(error) => {
                         tracing::debug!(%target, %error, "cannot connect");
                         feed.metrics().errors.inc("connect");
@@ -125,11 +133,12 @@ impl Stream {
 
     /// Delivers over one connection until it ends.
     async fn deliver(&mut self, mut link: Link, feed: &mut Feed, life: &mut Life) -> io::Result<End> {
-        let mut better = Better::new(&self.targets[..link.target]);
+        let mut better = Better::new(&self.targets[..link.target], &self.tls);
         let mut out = Vec::new();
         let mut look_again = LOOK_AGAIN[0];
         loop {
             if life.is_stopping() && feed.is_at_end() && link.window.is_empty() {
+                link.leave().await;
                 return Ok(End::Stopped);
             }
             let batches = tokio::select! {
@@ -139,12 +148,12 @@ impl Stream {
                     link.look(feed)?;
                     continue;
                 }
-                closed = closed(&link.stream) => return Err(closed),
+                closed = closed(&mut link.wire.stream) => return Err(closed),
                 over = life.turn() => if over { return Ok(End::Stopped) } else { continue },
-                stream = better.answers() => {
-                    drop(stream);
+                () = better.answers() => {
                     tracing::info!(output = life.name(), "a preferred destination answers again");
                     self.finish(&mut link, feed).await?;
+                    link.leave().await;
                     return Ok(End::Better);
                 }
             };
@@ -162,13 +171,9 @@ impl Stream {
             }
             link.written += out.len() as u64;
             let mut rest = &out[..];
-            while !rest.is_empty() {
+            while !rest.is_empty() || link.wire.holds_back() {
                 tokio::select! {
-                    ready = link.stream.writable() => match ready.and_then(|()| link.stream.try_write(rest)) {
-                        Ok(taken) => rest = &rest[taken..],
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                        Err(error) => return Err(error),
-                    },
+                    taken = link.wire.push(rest) => rest = &rest[taken?..],
                     () = sleep(LOOK_WHILE_BLOCKED) => link.look(feed)?,
                     over = life.turn() => if over { return Ok(End::Stopped) },
                 }
@@ -194,11 +199,11 @@ impl Stream {
 impl Link {
     /// Moves the cursor over the batches that the peer's TCP has acknowledged to their last byte.
     fn look(&mut self, feed: &mut Feed) -> io::Result<()> {
-        let delivery = sys::tcp::delivery(&self.stream)?;
+        let delivery = sys::tcp::delivery(self.wire.stream.tcp())?;
         if delivery.silence.is_some_and(|silence| silence > SILENCE_MAX) {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer to what was sent"));
         }
-        let acknowledged = delivery.acknowledged.saturating_sub(self.base);
+        let acknowledged = self.wire.arrived(delivery.acknowledged);
         let mut arrived = None;
         while let Some(&(end, mark, messages)) = self.window.front()
             && end <= acknowledged
@@ -213,20 +218,21 @@ impl Link {
         }
         Ok(())
     }
+
+    /// Says the end, where the protocol has a word for it. All has arrived: whether this does is of no matter.
+    async fn leave(&mut self) {
+        let _ = timeout(GOODBYE_MAX, self.wire.stream.shutdown()).await;
+    }
 }
 
 /// Resolves when the peer closes or resets. What it may send is nothing we asked for and is thrown away.
-async fn closed(stream: &TcpStream) -> io::Error {
+async fn closed(stream: &mut tls::Stream) -> io::Error {
     let mut unasked = [0; 1024];
     loop {
-        if let Err(error) = stream.readable().await {
-            return error;
-        }
-        match stream.try_read(&mut unasked) {
+        match stream.read(&mut unasked).await {
             Ok(0) => return io::Error::new(io::ErrorKind::UnexpectedEof, "closed by the destination"),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return error,
+            Err(error) => return tls::explain(error),
         }
     }
 }
@@ -234,17 +240,18 @@ async fn closed(stream: &TcpStream) -> io::Error {
 /// Tries the targets that are preferred to the one in use, now and then, without holding up what is being delivered.
 struct Better {
     targets: Arc<[Target]>,
+    tls: tls::Client,
     next: Instant,
-    trying: Option<JoinHandle<Option<TcpStream>>>,
+    trying: Option<JoinHandle<bool>>,
 }
 
 impl Better {
-    fn new(targets: &[Target]) -> Better {
-        Better { targets: targets.into(), next: Instant::now() + FAIL_BACK_EVERY, trying: None }
+    fn new(targets: &[Target], tls: &tls::Client) -> Better {
+        Better { targets: targets.into(), tls: tls.clone(), next: Instant::now() + FAIL_BACK_EVERY, trying: None }
     }
 
     /// Resolves when one of them answers. Cancelling loses nothing.
-    async fn answers(&mut self) -> TcpStream {
+    async fn answers(&mut self) {
         if self.targets.is_empty() {
             std::future::pending::<()>().await;
         }
@@ -253,19 +260,19 @@ impl Better {
                 let answered = trying.await;
                 self.trying = None;
                 self.next = Instant::now() + FAIL_BACK_EVERY;
-                if let Ok(Some(stream)) = answered {
-                    return stream;
+                if answered.unwrap_or(false) {
+                    return;
                 }
             }
             sleep_until(self.next).await;
-            let targets = self.targets.clone();
+            let (targets, tls) = (self.targets.clone(), self.tls.clone());
             self.trying = Some(tokio::spawn(async move {
                 for target in targets.iter() {
-                    if let Ok(stream) = connect(target).await {
-                        return Some(stream);
+                    if open(target, &tls).await.is_ok() {
+                        return true;
                     }
                 }
-                None
+                false
             }));
         }
     }

@@ -1,4 +1,4 @@
-//! A destination: takes messages over TCP or UDP and keeps them in the order of arrival.
+//! A destination: takes messages over TCP, TLS or UDP and keeps them in the order of arrival.
 
 use std::io::{ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::wait_until_within;
 
@@ -41,9 +43,18 @@ struct Shared {
 impl Sink {
     /// Listens on TCP.
     pub fn tcp(address: SocketAddr, framing: Framing) -> Sink {
+        Sink::streams(address, framing, None)
+    }
+
+    /// Listens on TCP and shakes hands.
+    pub fn tls(address: SocketAddr, framing: Framing, config: Arc<ServerConfig>) -> Sink {
+        Sink::streams(address, framing, Some(config))
+    }
+
+    fn streams(address: SocketAddr, framing: Framing, tls: Option<Arc<ServerConfig>>) -> Sink {
         let listener = TcpListener::bind(address).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
-        Sink::run(address, move |shared| accept(&listener, framing, shared))
+        Sink::run(address, move |shared| accept(&listener, framing, tls.as_ref(), shared))
     }
 
     /// Listens on UDP.
@@ -142,15 +153,16 @@ fn receive(socket: &UdpSocket, shared: &Shared) {
     }
 }
 
-fn accept(listener: &TcpListener, framing: Framing, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, framing: Framing, tls: Option<&Arc<ServerConfig>>, shared: &Arc<Shared>) {
     let mut connections = Vec::new();
     while !shared.stopping() {
         match listener.accept() {
             Ok((stream, _)) => {
                 let shared = shared.clone();
+                let incoming = Incoming::new(stream, tls);
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 connections.push(std::thread::spawn(move || {
-                    read(stream, framing, &shared);
+                    read(incoming, framing, &shared);
                     shared.connections.fetch_sub(1, Ordering::Relaxed);
                 }));
             }
@@ -162,15 +174,51 @@ fn accept(listener: &TcpListener, framing: Framing, shared: &Arc<Shared>) {
     }
 }
 
-fn read(mut stream: TcpStream, framing: Framing, shared: &Shared) {
-    stream.set_nonblocking(false).expect("a socket");
-    stream.set_read_timeout(Some(TICK)).expect("a socket");
+/// A connection with or without TLS.
+enum Incoming {
+    Plain(TcpStream),
+    Tls(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Incoming {
+    fn new(stream: TcpStream, tls: Option<&Arc<ServerConfig>>) -> Incoming {
+        stream.set_nonblocking(false).expect("a socket");
+        stream.set_read_timeout(Some(TICK)).expect("a socket");
+        match tls {
+            None => Incoming::Plain(stream),
+            Some(config) => {
+                let session = ServerConnection::new(config.clone()).expect("a configuration");
+                Incoming::Tls(Box::new(StreamOwned::new(session, stream)))
+            }
+        }
+    }
+
+    fn read(&mut self, chunk: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Incoming::Plain(stream) => stream.read(chunk),
+            Incoming::Tls(stream) => stream.read(chunk),
+        }
+    }
+
+    fn half_close(&mut self) {
+        let _ = match self {
+            Incoming::Plain(stream) => stream.shutdown(Shutdown::Write),
+            Incoming::Tls(stream) => {
+                stream.conn.send_close_notify();
+                let _ = stream.conn.write_tls(&mut stream.sock);
+                stream.sock.shutdown(Shutdown::Write)
+            }
+        };
+    }
+}
+
+fn read(mut stream: Incoming, framing: Framing, shared: &Shared) {
     let (mut chunk, mut pending) = (vec![0; 256 * 1024], Vec::new());
     let mut half_closed = false;
     loop {
         if shared.stopping() && !half_closed {
             half_closed = true;
-            let _ = stream.shutdown(Shutdown::Write);
+            stream.half_close();
         }
         if shared.stalled.load(Ordering::Relaxed) && !half_closed {
             std::thread::sleep(TICK);

@@ -1,7 +1,7 @@
 //! The real binary between plain sockets: what goes in comes out, whatever happens meanwhile.
 //!
 //! By what is tested: `transit` (the bytes), `inputs` (who may send and how much), `outputs` (where it goes and which
-//! messages), `pressure` (no room, no destination, no time), `life` (start, stop, restart), `reload`.
+//! messages), `pressure` (no room, no destination, no time), `life` (start, stop, restart), `reload`, `tls`.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -14,4 +14,5 @@ mod life;
 mod outputs;
 mod pressure;
 mod reload;
+mod tls;
 mod transit;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The programs that the tests beside this file talk to: rsyslogd, logger, and syslog-ng with its loggen.
+# The programs that the tests beside this file talk to: rsyslogd with its TLS driver, logger, and syslog-ng with its loggen.
 #
 # rsyslog and logger come as packages. Debian's rsyslog and syslog-ng exclude each other, so syslog-ng and the
 # libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is enabled.
@@ -14,7 +14,7 @@ update() {
     updated=yes
 }
 
-if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null; then
+if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null || ! ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1; then
     update
     # A policy that answers 101 keeps the package from starting its service.
     policy=/usr/sbin/policy-rc.d
@@ -23,7 +23,7 @@ if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null; then
         chmod +x "$policy"
         trap 'rm -f "$policy"' EXIT
     fi
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog bsdutils
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog rsyslog-gnutls bsdutils
 fi
 
 if [ ! -e "$peers/complete" ]; then

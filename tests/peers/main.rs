@@ -15,6 +15,7 @@ mod programs;
 mod restarts;
 mod rsyslog;
 mod syslog_ng;
+mod tls;
 
 /// Lines that must come through as they are: text, UTF-8, bytes that are no UTF-8, tabs, quotes, digits first, length.
 fn device_lines(count: usize) -> Vec<Vec<u8>> {

@@ -10,7 +10,7 @@ use crate::programs::{Program, syslog_ng_modules, unpacked};
 use crate::{device_lines, input_to_file};
 
 /// Starts syslog-ng with this configuration and its files in the lab.
-fn start(lab: &Lab, config: &str) -> Program {
+pub fn start(lab: &Lab, config: &str) -> Program {
     let path = lab.path("syslog-ng.conf");
     let version = syslog_ng_modules().file_name().expect("a version").to_string_lossy().into_owned();
     let options = "options { keep-hostname(yes); use-dns(no); dns-cache(no); time-reopen(1); log-msg-size(65536); };";

@@ -1,0 +1,172 @@
+//! A connection with or without TLS.
+
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+use super::facts::Facts;
+
+/// A connection with or without TLS.
+#[derive(Debug)]
+pub enum Stream {
+    /// The bytes as they are.
+    Plain(TcpStream),
+    /// Bytes inside TLS. Boxed: a session is a kilobyte, and most connections have none.
+    Tls(Box<TlsStream<Wire>>),
+}
+
+impl Stream {
+    /// The socket below.
+    #[must_use]
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(stream) => &stream.get_ref().0.tcp,
+        }
+    }
+
+    /// Bytes written to the socket since TLS began, the handshake's included; `None` without TLS. After a flush they
+    /// carry everything that was written to the stream.
+    #[must_use]
+    pub fn wire_bytes(&self) -> Option<u64> {
+        match self {
+            Stream::Plain(_) => None,
+            Stream::Tls(stream) => Some(stream.get_ref().0.written),
+        }
+    }
+
+    /// Whom the peer's certificate names: its first alternative name, else its common name. `None` without TLS, and if
+    /// the peer showed no certificate. The certificate was checked in the handshake.
+    #[must_use]
+    pub fn peer_name(&self) -> Option<String> {
+        let Stream::Tls(stream) = self else { return None };
+        let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+        Facts::of(certificate).ok()?.name()
+    }
+
+    /// Reads what is there, until `buffer` is full or nothing more is there: a TLS record at most would be a batch for
+    /// every 16 KiB. 0 is the end of the stream; an error comes after the bytes before it.
+    pub fn poll_fill(&mut self, context: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let is_tls = matches!(self, Stream::Tls(_));
+        let mut buffer = ReadBuf::new(buffer);
+        loop {
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut *self).poll_read(context, &mut buffer);
+            let filled = buffer.filled().len();
+            match read {
+                Poll::Ready(Ok(())) if is_tls && filled > before && buffer.remaining() > 0 => {}
+                // An error and an end are told again at the next read.
+                _ if filled > 0 => return Poll::Ready(Ok(filled)),
+                read => return read.map_ok(|()| 0),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    /// Says the end: `close_notify` inside TLS, then FIN. Reading goes on until the peer says its own.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Stream::Plain(tcp) => Pin::new(tcp).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// The socket below TLS, counting what is written to it: only so can the TCP's count of acknowledged bytes be read as
+/// one of messages.
+#[derive(Debug)]
+pub struct Wire {
+    tcp: TcpStream,
+    written: u64,
+}
+
+impl Wire {
+    pub(super) fn new(tcp: TcpStream) -> Wire {
+        Wire { tcp, written: 0 }
+    }
+
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Reads what is there and never waits.
+    pub(super) fn ready(&self) -> impl Read + '_ {
+        struct Ready<'a>(&'a TcpStream);
+        impl Read for Ready<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.try_read(buffer)
+            }
+        }
+        Ready(&self.tcp)
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.tcp).poll_write(context, bytes);
+        if let Poll::Ready(Ok(written)) = &written {
+            this.written += *written as u64;
+        }
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.tcp).poll_write_vectored(context, slices);
+        if let Poll::Ready(Ok(written)) = &written {
+            this.written += *written as u64;
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(context)
+    }
+}
