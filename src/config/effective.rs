@@ -4,10 +4,13 @@
 
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
-use super::{Config, FileOutput, Input, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone};
+use super::{
+    Config, FileOutput, ForwardInput, Input, Match, Output, OutputKind, Protocol, SyslogInput, SyslogOutput, Timezone,
+};
 
 /// Every value in force, as a file that says the same.
 #[must_use]
@@ -32,6 +35,7 @@ pub fn show_effective(config: &Config) -> String {
     for input in inputs {
         match input {
             Input::Syslog(input) => syslog_input(&mut text, input),
+            Input::Forward(input) => forward_input(&mut text, input),
         }
     }
     for output in outputs {
@@ -63,6 +67,29 @@ fn syslog_input(text: &mut Text, input: &SyslogInput) {
     };
     text.key("timezone", quoted(timezone));
     text.key("tag", quoted(&input.tag));
+}
+
+fn forward_input(text: &mut Text, input: &ForwardInput) {
+    text.table("[[input.forward]]");
+    text.key("name", quoted(&input.name));
+    // Both protocols stand for each address; the key has the address alone.
+    let addresses = input.listen.iter().filter(|listen| listen.protocol == Protocol::Tcp);
+    text.key("listen", list(addresses.map(|listen| listen.address)));
+    let file = |path: &PathBuf| quoted(path.display());
+    for (key, value) in [
+        ("shared_key_file", input.shared_key_file.as_ref().map(file)),
+        ("self_hostname", input.self_hostname.as_ref().map(quoted)),
+        ("users_file", input.users_file.as_ref().map(file)),
+    ] {
+        match value {
+            Some(value) => text.key(key, value),
+            None => text.line(format_args!("# {key}: not set")),
+        }
+    }
+    text.key("allow", list(&input.allow));
+    text.key("max_chunk", quoted(show_size(input.max_chunk as u64)));
+    text.key("max_connections", input.max_connections.map_or(quoted("off"), |count| count.to_string()));
+    text.key("idle_timeout", quoted(input.idle_timeout.map_or("off".to_owned(), show_duration)));
 }
 
 fn write_output(text: &mut Text, output: &Output) {

@@ -29,7 +29,7 @@ use crate::sys;
 /// Bytes taken from a connection before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
 /// Pause after `accept` failed for want of file descriptors or memory, so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Where this worker's connections read into, one at a time and never across an await.
@@ -39,7 +39,7 @@ thread_local! {
 /// A listening socket and the connections it made.
 pub struct Acceptor {
     listener: tokio::net::TcpListener,
-    control: watch::Receiver<Control>,
+    control: watch::Receiver<Control<SyslogInput>>,
     context: Context,
     connections: JoinSet<()>,
 }
@@ -49,7 +49,11 @@ impl Acceptor {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(listener: TcpListener, control: watch::Receiver<Control>, context: Context) -> io::Result<Acceptor> {
+    pub fn new(
+        listener: TcpListener,
+        control: watch::Receiver<Control<SyslogInput>>,
+        context: Context,
+    ) -> io::Result<Acceptor> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         Ok(Acceptor { listener, control, context, connections: JoinSet::new() })
     }
@@ -112,7 +116,7 @@ impl Acceptor {
     }
 }
 
-fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+pub(super) fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
@@ -121,10 +125,10 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Counts a connection for as long as it lives.
-struct Counted(Arc<InputMetrics>);
+pub(super) struct Counted(Arc<InputMetrics>);
 
 impl Counted {
-    fn new(metrics: &Arc<InputMetrics>) -> Counted {
+    pub(super) fn new(metrics: &Arc<InputMetrics>) -> Counted {
         metrics.connections.inc();
         Counted(metrics.clone())
     }
@@ -157,7 +161,7 @@ enum Taken {
 }
 
 impl Connection {
-    async fn run(mut self, appender: Appender, mut control: watch::Receiver<Control>, grace: Duration) {
+    async fn run(mut self, appender: Appender, mut control: watch::Receiver<Control<SyslogInput>>, grace: Duration) {
         let _counted = Counted::new(&self.metrics);
         let mut closing = None;
         loop {

@@ -7,6 +7,7 @@
 // Every test file that says `mod common` uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod forward;
 pub mod lab;
 pub mod ports;
 pub mod sink;
