@@ -49,6 +49,11 @@ impl Client {
         self.stream.shutdown(std::net::Shutdown::Write).expect("a connection");
     }
 
+    /// The same, if the other side has not closed already.
+    pub fn finish_if_open(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
     /// Reads exactly these bytes.
     #[track_caller]
     pub fn expect(&mut self, bytes: &[u8]) {
