@@ -263,6 +263,10 @@ impl<'a> Daemon<'a> {
     /// All or nothing: everything that can fail is done before anything changes.
     async fn reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
         let outcome = self.try_reload(reread).await;
+        // A refused configuration may have made counters of inputs that never came to be.
+        let config = self.current();
+        let named = |name: &str| config.inputs.iter().any(|input| input.name() == name);
+        self.observed.metrics.retain(named, |name| config.outputs.iter().any(|output| output.name == name));
         self.last_reload.send_replace(LastReload { successful: outcome.is_ok(), at: SystemTime::now() });
         match &outcome {
             Ok(report) if report.changes.is_empty() => tracing::info!("configuration read again: nothing changed"),
@@ -302,8 +306,6 @@ impl<'a> Daemon<'a> {
         if new.log != old.log {
             log::apply(&new.log);
         }
-        let named = |name: &str| new.inputs.iter().any(|input| input.name() == name);
-        self.observed.metrics.retain(named, |name| new.outputs.iter().any(|output| output.name == name));
         Ok(ReloadReport { changes, warnings })
     }
 

@@ -1,4 +1,4 @@
-//! The memory that incomplete frames may take, all connections of an input together.
+//! The memory that incomplete frames may take, all connections of a listener together.
 //!
 //! What a connection keeps is charged when it is kept, so the sum may go beyond the budget by what the worker threads
 //! read at once and no further: with nothing left nobody reads. Frames that are all half there would then wait for each
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of incomplete frames of one input.
+/// Bytes of incomplete frames of one listener.
 pub(super) const BUDGET_BYTES: usize = 256 << 20;
 
 /// What is left for everyone.
