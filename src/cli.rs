@@ -284,6 +284,9 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     if let Some(ClientError::Unreachable(_)) = error.downcast_ref() {
         return Exit::Unreachable;
     }
+    if let Some(RunError::Secrets(_)) = error.downcast_ref() {
+        return Exit::Config;
+    }
     let opened = match error.downcast_ref() {
         Some(RunError::Journal(opened)) => Some(opened),
         _ => error.downcast_ref(),

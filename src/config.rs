@@ -10,7 +10,7 @@
 //! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
 //! a section reads one table that has parts in several files, so every value keeps its own place.
 //!
-//! This version runs one node: `[pair]` and forward are named in `reader.rs` as coming later.
+//! This version runs one node: `[pair]` and the forward output are named in `reader.rs` as coming later.
 
 mod address;
 mod choice;
@@ -20,6 +20,7 @@ mod effective;
 mod environment;
 mod path_pattern;
 mod reader;
+mod secret;
 mod sections;
 mod tag_pattern;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
 pub use self::effective::show_effective;
 pub use self::environment::{check_environment, node_name};
 pub use self::path_pattern::{InvalidPathPattern, PathPattern};
+pub use self::secret::{SecretError, read_key, read_users};
 pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
 pub use self::tls::{TlsClient, TlsIdentity, TlsServer};
 pub use self::units::Invalid;
@@ -80,17 +82,22 @@ pub struct Config {
 }
 
 impl Config {
-    /// What `twinlog run` does without a file: syslog over UDP and TCP on 127.0.0.1:5514, the journal and the control
-    /// socket in `./twinlog-data`, messages as received to stdout. Needs no root.
+    /// What `twinlog run` does without a file: syslog over UDP and TCP on 127.0.0.1:5514, forward on 127.0.0.1:24224, the
+    /// journal and the control socket in `./twinlog-data`, messages as received to stdout. Needs no root.
     #[must_use]
     pub fn standalone_default(node: NodeName) -> Config {
         let data_dir = PathBuf::from("./twinlog-data");
-        let address = SocketAddr::from(([127, 0, 0, 1], 5514));
-        let listen = [Protocol::Udp, Protocol::Tcp].map(|protocol| Listen { protocol, address }).to_vec();
+        let loopback = |port| {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            [Protocol::Udp, Protocol::Tcp].map(|protocol| Listen { protocol, address }).to_vec()
+        };
         Config {
             control_socket: data_dir.join("control.sock"),
             data_dir,
-            inputs: vec![Input::Syslog(SyslogInput::new("syslog-0".to_owned(), listen))],
+            inputs: vec![
+                Input::Syslog(SyslogInput::new("syslog-0".to_owned(), loopback(5514))),
+                Input::Forward(ForwardInput::new("forward-0".to_owned(), loopback(24224))),
+            ],
             outputs: vec![Output::new("stdout-0".to_owned(), OutputKind::Stdout(StdoutOutput::default()))],
             ..Config::empty(node)
         }
@@ -159,6 +166,8 @@ impl Default for Drain {
 pub enum Input {
     /// `[[input.syslog]]`.
     Syslog(SyslogInput),
+    /// `[[input.forward]]`.
+    Forward(ForwardInput),
 }
 
 impl Input {
@@ -167,6 +176,16 @@ impl Input {
     pub fn name(&self) -> &str {
         match self {
             Input::Syslog(input) => &input.name,
+            Input::Forward(input) => &input.name,
+        }
+    }
+
+    /// What is listened on.
+    #[must_use]
+    pub fn listen(&self) -> &[Listen] {
+        match self {
+            Input::Syslog(input) => &input.listen,
+            Input::Forward(input) => &input.listen,
         }
     }
 }
@@ -210,6 +229,51 @@ impl SyslogInput {
             allow: Vec::new(),
             timezone: Timezone::Local,
             tag: "syslog".to_owned(),
+            tls: None,
+        }
+    }
+}
+
+/// `[[input.forward]]`: fluent-forward over TCP, and its heartbeat over UDP.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardInput {
+    /// 1 to 64 of `A-Za-z0-9._-`. Default `forward-0`, `forward-1`, … in the order of the tables.
+    pub name: String,
+    /// What is listened on: TCP for chunks, UDP on the same address for heartbeats. Required.
+    pub listen: Vec<Listen>,
+    /// File of the key that clients must know. Default `None`: no handshake.
+    pub shared_key_file: Option<PathBuf>,
+    /// The name in the PONG, 1 to 255 bytes; fluentd refuses a server that has its own. Default `None`: the host name.
+    pub self_hostname: Option<String>,
+    /// File of the users that may log in, `user:password` a line. Needs `shared_key_file`. Default `None`: any.
+    pub users_file: Option<PathBuf>,
+    /// Networks that may send. Default empty: all.
+    pub allow: Vec<IpNet>,
+    /// Bytes of the largest frame, 1 MiB to 64 MiB; a compressed one may have four times as many when decompressed. A
+    /// larger one closes its connection: the sender keeps it. Default 64 MiB.
+    pub max_chunk: usize,
+    /// TCP connections at a time, at least 1. Default `None`: as many as the process may have.
+    pub max_connections: Option<u32>,
+    /// A connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// `tls`: every connection begins with its handshake. Default `None`: none does.
+    pub tls: Option<TlsServer>,
+}
+
+impl ForwardInput {
+    /// An input with every default.
+    #[must_use]
+    pub fn new(name: String, listen: Vec<Listen>) -> ForwardInput {
+        ForwardInput {
+            name,
+            listen,
+            shared_key_file: None,
+            self_hostname: None,
+            users_file: None,
+            allow: Vec::new(),
+            max_chunk: 64 * MIB as usize,
+            max_connections: None,
+            idle_timeout: None,
             tls: None,
         }
     }

@@ -17,15 +17,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
-use crate::config::{self, Config, SyslogInput};
+use crate::config::{self, Config, SecretError};
 use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
+use crate::input::forward::Repeats;
 use crate::input::{self, Inputs};
 use crate::journal::{self, FileStorage, Journal, Limits, OpenError};
 use crate::metrics::Metrics;
 use crate::output::{self, Output};
 use crate::proto::position::Incarnation;
 use crate::proto::stage::Stage;
-use crate::status::{LastReload, Observed, Pulse, Started};
+use crate::status::{self, LastReload, Observed, Pulse, Started};
 use crate::supervise::Supervisor;
 use crate::zones::Zones;
 use crate::{admin, log};
@@ -42,6 +43,9 @@ pub enum RunError {
     /// An address cannot be opened; all of them.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Bind(Vec<input::BindError>),
+    /// Files of secrets are not used; all of them. Exit status 78.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Secrets(Vec<SecretError>),
     /// A part cannot be opened.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
@@ -144,13 +148,15 @@ impl<'a> Daemon<'a> {
         let pulse = Pulse::of(&journal, Instant::now());
         let supervisor = Supervisor::default();
         let metrics = Arc::new(Metrics::default());
+        let configured = input::configured(&config, &metrics).map_err(RunError::Secrets)?;
         let inputs = Inputs::new(input::Context {
             appender: journal.appender(),
             journal_state: journal.state(),
             supervisor: supervisor.clone(),
             grace: config.drain.grace,
+            repeats: Arc::new(repeats(&config, &journal)),
         });
-        let opened = inputs.bind(syslog_inputs(&config)).map_err(RunError::Bind)?;
+        let opened = inputs.bind(&configured).map_err(RunError::Bind)?;
         let socket = control::server::bind(&config.control_socket)
             .map_err(io_error(format!("cannot open the control socket {}", config.control_socket.display())))?;
         let admin = open_admin(&config)?;
@@ -191,7 +197,7 @@ impl<'a> Daemon<'a> {
             config,
         };
         daemon.start_outputs();
-        daemon.apply_inputs(opened);
+        daemon.apply_inputs(&configured, opened);
         tracing::info!(elapsed = ?started.instant.elapsed(), "ready");
         Ok(daemon)
     }
@@ -200,13 +206,9 @@ impl<'a> Daemon<'a> {
         self.config.borrow().clone()
     }
 
-    fn apply_inputs(&mut self, opened: Vec<(config::Listen, input::Sockets)>) {
+    fn apply_inputs(&mut self, inputs: &[input::Configured], opened: Vec<(input::Place, input::Sockets)>) {
         let _on_data_plane = self.data_plane.enter();
-        let config = self.current();
-        let inputs: Vec<input::Configured> = syslog_inputs(&config)
-            .map(|input| (Arc::new(input.clone()), self.observed.metrics.input(&input.name)))
-            .collect();
-        let applied = self.inputs.apply(&inputs, opened);
+        let applied = self.inputs.apply(inputs, opened);
         self.listening.send_replace(applied.is_ok());
         let fault = applied.err().map(|error| format!("an input cannot read from its socket: {error}"));
         if let Some(fault) = &fault {
@@ -261,6 +263,10 @@ impl<'a> Daemon<'a> {
     /// All or nothing: everything that can fail is done before anything changes.
     async fn reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
         let outcome = self.try_reload(reread).await;
+        // A refused configuration may have made counters of inputs that never came to be.
+        let config = self.current();
+        let named = |name: &str| config.inputs.iter().any(|input| input.name() == name);
+        self.observed.metrics.retain(named, |name| config.outputs.iter().any(|output| output.name == name));
         self.last_reload.send_replace(LastReload { successful: outcome.is_ok(), at: SystemTime::now() });
         match &outcome {
             Ok(report) if report.changes.is_empty() => tracing::info!("configuration read again: nothing changed"),
@@ -283,13 +289,15 @@ impl<'a> Daemon<'a> {
         if let Some(key) = needs_restart(&old, &new) {
             return Err(refused(format!("{key} changes only with a restart: systemctl restart twinlog")));
         }
-        let opened = self.inputs.bind(syslog_inputs(&new)).map_err(|e| refused(RunError::Bind(e).to_string()))?;
+        let inputs = input::configured(&new, &self.observed.metrics);
+        let inputs = inputs.map_err(|e| refused(RunError::Secrets(e).to_string()))?;
+        let opened = self.inputs.bind(&inputs).map_err(|e| refused(RunError::Bind(e).to_string()))?;
         let same_admin = new.admin == old.admin;
         let admin = if same_admin { None } else { Some(open_admin(&new).map_err(|e| refused(e.to_string()))?) };
 
         let changes = changes(&old, &new);
         self.config.send_replace(new.clone());
-        self.apply_inputs(opened);
+        self.apply_inputs(&inputs, opened);
         self.replace_outputs(&old, &new).await;
         if let Some(listeners) = admin {
             self.admin.iter().for_each(JoinHandle::abort);
@@ -298,8 +306,6 @@ impl<'a> Daemon<'a> {
         if new.log != old.log {
             log::apply(&new.log);
         }
-        let named = |name: &str| new.inputs.iter().any(|input| input.name() == name);
-        self.observed.metrics.retain(named, |name| new.outputs.iter().any(|output| output.name == name));
         Ok(ReloadReport { changes, warnings })
     }
 
@@ -420,10 +426,10 @@ fn serve_admin(listeners: Vec<tokio::net::TcpListener>, observed: &Arc<Observed>
     listeners.into_iter().map(serve).collect()
 }
 
-fn syslog_inputs(config: &Config) -> impl Iterator<Item = &SyslogInput> {
-    config.inputs.iter().map(|input| match input {
-        config::Input::Syslog(syslog) => syslog,
-    })
+/// What forward inputs know again: of the journal's tail, if there was an input for it.
+fn repeats(config: &Config, journal: &Journal) -> Repeats {
+    let has_forward = config.inputs.iter().any(|input| matches!(input, config::Input::Forward(_)));
+    if has_forward { Repeats::of(journal, status::timestamp(SystemTime::now())) } else { Repeats::default() }
 }
 
 /// A changed setting that the running process cannot follow.

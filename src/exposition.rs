@@ -131,8 +131,7 @@ fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     let label = |name: &String| ("input", name.clone());
     let by_proto = |value: fn(&Received) -> u64| {
         inputs.iter().flat_map(move |(name, input)| {
-            [("udp", &input.udp), ("tcp", &input.tcp), ("tls", &input.tls)]
-                .map(|(proto, received)| (vec![label(name), ("proto", proto.to_owned())], value(received)))
+            input.received().map(|(proto, received)| (vec![label(name), ("proto", proto.to_owned())], value(received)))
         })
     };
     out.counters("input_messages", "Messages taken in", by_proto(|received| received.messages.get()))?;
@@ -167,6 +166,11 @@ fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     // the usual name; its family has it too and no type.
     let total = inputs.iter().map(|(name, input)| (vec![label(name)], input.connections_total.get() as f64));
     out.of_kind(MetricType::Unknown, "input_connections_total", "Connections accepted since the start", total)?;
+    let help = "Seconds from the receipt of a forward chunk to its acknowledgement";
+    let mut acks = out.0.encode_descriptor("input_ack_seconds", help, None, MetricType::Histogram)?;
+    for (name, input) in &inputs {
+        input.ack_seconds.0.encode(acks.encode_family(&vec![label(name)])?)?;
+    }
     let last = inputs.iter().filter(|(_, input)| input.last_message().0 > 0);
     let last = last.map(|(name, input)| (vec![label(name)], input.last_message().0 as f64 / 1e9));
     out.gauges("input_last_message_timestamp_seconds", "When the newest message came", last)

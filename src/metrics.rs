@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 
 use crate::proto::envelope::Timestamp;
 
@@ -67,6 +68,10 @@ pub struct InputMetrics {
     pub tcp: Received,
     /// Taken in from streams inside TLS.
     pub tls: Received,
+    /// Events taken in from forward frames.
+    pub forward: Received,
+    /// Seconds from the receipt of a chunk to its acknowledgement.
+    pub ack_seconds: AckSeconds,
     /// Connections now open.
     pub connections: Gauge,
     /// Connections accepted since the start.
@@ -78,7 +83,24 @@ pub struct InputMetrics {
     last_message: AtomicU64,
 }
 
+/// Seconds from the receipt of a chunk to its acknowledgement.
+#[derive(Debug)]
+pub struct AckSeconds(pub Histogram);
+
+impl Default for AckSeconds {
+    fn default() -> AckSeconds {
+        // From a write that is due at once to the 30 s after which the connection is closed.
+        AckSeconds(Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]))
+    }
+}
+
 impl InputMetrics {
+    /// What came in, by protocol, as the label `proto` names it.
+    #[must_use]
+    pub fn received(&self) -> [(&'static str, &Received); 4] {
+        [("udp", &self.udp), ("tcp", &self.tcp), ("tls", &self.tls), ("forward", &self.forward)]
+    }
+
     /// Notes when the newest message came.
     pub fn saw_message(&self, at: Timestamp) {
         self.last_message.store(at.0, Ordering::Relaxed);

@@ -333,15 +333,14 @@ impl Observed {
 }
 
 fn input_status(input: &Input, metrics: &InputMetrics, now: Timestamp) -> InputStatus {
-    let Input::Syslog(syslog) = input;
     let last = metrics.last_message();
     InputStatus {
-        messages: metrics.udp.messages.get() + metrics.tcp.messages.get() + metrics.tls.messages.get(),
-        bytes: metrics.udp.bytes.get() + metrics.tcp.bytes.get() + metrics.tls.bytes.get(),
+        messages: metrics.received().map(|(_, received)| received.messages.get()).iter().sum(),
+        bytes: metrics.received().map(|(_, received)| received.bytes.get()).iter().sum(),
         connections: metrics.connections.get(),
         rejected: owned(&metrics.rejected.get()),
         kernel_drops: metrics.kernel_drops(),
-        listen: syslog.listen.iter().map(Listen::to_string).collect(),
+        listen: input.listen().iter().map(Listen::to_string).collect(),
         silent_seconds: (last.0 > 0).then(|| last.seconds_until(now)),
     }
 }

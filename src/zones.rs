@@ -17,11 +17,12 @@ impl Zones {
     /// The zones of a configuration's inputs; one that the database does not know counts as UTC.
     #[must_use]
     pub fn of(config: &Config) -> Zones {
-        let zone = |input: &Input| {
-            let Input::Syslog(syslog) = input;
-            (syslog.name.clone(), zone(&syslog.timezone).unwrap_or_default())
+        let zone = |input: &Input| match input {
+            Input::Syslog(syslog) => Some((syslog.name.clone(), zone(&syslog.timezone).unwrap_or_default())),
+            // The times of forward are instants.
+            Input::Forward(_) => None,
         };
-        Zones(config.inputs.iter().map(zone).collect())
+        Zones(config.inputs.iter().filter_map(zone).collect())
     }
 
     /// The zone of an input.

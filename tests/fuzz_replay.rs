@@ -11,6 +11,10 @@ use std::path::Path;
 mod batch;
 #[path = "../fuzz/targets/config.rs"]
 mod config;
+#[path = "../fuzz/targets/forward.rs"]
+mod forward;
+#[path = "../fuzz/targets/forward_handshake.rs"]
+mod forward_handshake;
 #[path = "../fuzz/targets/framing.rs"]
 mod framing;
 #[path = "../fuzz/targets/syslog_view.rs"]
@@ -38,6 +42,16 @@ fn the_corpus_of_batch_passes() {
 #[test]
 fn the_corpus_of_config_passes() {
     replay("config", config::run);
+}
+
+#[test]
+fn the_corpus_of_forward_passes() {
+    replay("forward", forward::run);
+}
+
+#[test]
+fn the_corpus_of_forward_handshake_passes() {
+    replay("forward_handshake", forward_handshake::run);
 }
 
 fn replay(target: &str, run: fn(&[u8])) {

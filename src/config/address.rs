@@ -83,6 +83,17 @@ pub(super) fn listen(text: &str) -> Result<Vec<Listen>, Invalid> {
     Ok(protocols.into_iter().map(|protocol| Listen { protocol, address }).collect())
 }
 
+/// Reads one `listen` entry of a forward input: always both protocols, because UDP is only the heartbeat.
+pub(super) fn listen_forward(text: &str) -> Result<Vec<Listen>, Invalid> {
+    match split_protocol(text)? {
+        (None, _) => listen(text),
+        (Some(_), rest) => {
+            let what = "has no protocol here: chunks come over TCP, heartbeats over UDP, both to one address";
+            Err(Invalid::new(what, format!("write \"{rest}\"")))
+        }
+    }
+}
+
 /// Reads `":514"`, `"192.0.2.1:514"` or `"[2001:db8::1]:514"`; the protocol is for the diagnostic only.
 pub(super) fn listen_address(text: &str, protocol: Option<Protocol>) -> Result<SocketAddr, Invalid> {
     let prefix = protocol.map_or(String::new(), |protocol| format!("{protocol}://"));

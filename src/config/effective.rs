@@ -4,12 +4,13 @@
 
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
 use super::{
-    Config, FileOutput, Input, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone, TlsClient, TlsIdentity,
-    TlsServer,
+    Config, FileOutput, ForwardInput, Input, Match, Output, OutputKind, Protocol, SyslogInput, SyslogOutput, Timezone,
+    TlsClient, TlsIdentity, TlsServer,
 };
 
 /// Every value in force, as a file that says the same.
@@ -35,6 +36,7 @@ pub fn show_effective(config: &Config) -> String {
     for input in inputs {
         match input {
             Input::Syslog(input) => syslog_input(&mut text, input),
+            Input::Forward(input) => forward_input(&mut text, input),
         }
     }
     for output in outputs {
@@ -90,6 +92,32 @@ fn tls_identity(TlsIdentity { cert_file, key_file }: &TlsIdentity) -> Vec<String
     [("cert_file", cert_file), ("key_file", key_file)]
         .map(|(key, file)| format!("{key} = {}", quoted(file.display())))
         .to_vec()
+}
+
+fn forward_input(text: &mut Text, input: &ForwardInput) {
+    text.table("[[input.forward]]");
+    text.key("name", quoted(&input.name));
+    // Both protocols stand for each address; the key has the address alone.
+    let addresses = input.listen.iter().filter(|listen| listen.protocol == Protocol::Tcp);
+    text.key("listen", list(addresses.map(|listen| listen.address)));
+    let file = |path: &PathBuf| quoted(path.display());
+    for (key, value) in [
+        ("shared_key_file", input.shared_key_file.as_ref().map(file)),
+        ("self_hostname", input.self_hostname.as_ref().map(quoted)),
+        ("users_file", input.users_file.as_ref().map(file)),
+    ] {
+        match value {
+            Some(value) => text.key(key, value),
+            None => text.line(format_args!("# {key}: not set")),
+        }
+    }
+    text.key("allow", list(&input.allow));
+    text.key("max_chunk", quoted(show_size(input.max_chunk as u64)));
+    text.key("max_connections", input.max_connections.map_or(quoted("off"), |count| count.to_string()));
+    text.key("idle_timeout", quoted(input.idle_timeout.map_or("off".to_owned(), show_duration)));
+    if let Some(tls) = &input.tls {
+        text.key("tls", tls_server(tls));
+    }
 }
 
 fn write_output(text: &mut Text, output: &Output) {

@@ -1,4 +1,4 @@
-//! What only the machine can tell: the directories, their owner, and the host's name.
+//! What only the machine can tell: the directories, their owner, files of secrets, and the host's name.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, Uid, faccessat, gethostname};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Loaded, OutputKind};
+use super::{Input, Loaded, OutputKind, SecretError, read_key, read_users};
 use crate::proto::position::NodeName;
 
 /// The name of this node: what was given (`--node`, `TWINLOG_NODE`), else the host name.
@@ -24,8 +24,8 @@ pub fn node_name(given: Option<&str>) -> Result<NodeName, Vec<Diagnostic>> {
     name.parse().map_err(|error| vec![Diagnostic::of_file(Severity::Error, "", format!("{error}"), fix)])
 }
 
-/// Looks at the disk with the rights of this process: whether `data_dir` can be used and whether the directories of
-/// output files are there. Changes nothing.
+/// Looks at the disk with the rights of this process: whether `data_dir` can be used, whether the directories of output
+/// files are there, and whether secrets can be read, by nobody else. Changes nothing.
 #[must_use]
 pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -34,6 +34,17 @@ pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
         |key: &str, (severity, message, fix): Finding| found.push(loaded.diagnostic(severity, key, message, fix));
     if let Some(finding) = data_directory(data_dir) {
         note("data_dir", finding);
+    }
+    for input in &loaded.config.inputs {
+        let Input::Forward(forward) = input else { continue };
+        for (key, error) in [
+            ("shared_key_file", forward.shared_key_file.as_deref().and_then(|file| read_key(file).err())),
+            ("users_file", forward.users_file.as_deref().and_then(|file| read_users(file).err())),
+        ] {
+            if let Some(SecretError { what, fix }) = error {
+                note(&format!("input.{}.{key}", forward.name), (Severity::Error, what, fix));
+            }
+        }
     }
     for output in &loaded.config.outputs {
         if let OutputKind::File(file) = &output.kind

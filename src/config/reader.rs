@@ -19,11 +19,10 @@ use super::diagnostic::{self, Diagnostic, Place, Severity};
 use super::units::{self, Invalid};
 
 /// Keys that this version does not have, and why: the table, the key, what is said.
-const NOT_HERE: [(&str, &str, &str); 5] = [
+const NOT_HERE: [(&str, &str, &str); 4] = [
     ("", "pair", "this version runs one node; remove the table until the release with pairs"),
     ("", "hook", "this version runs no hooks; remove the table until the release that does"),
     ("", "node", "the name is no key: give it with --node or TWINLOG_NODE"),
-    ("input", "forward", "this version receives syslog only; remove the table until the release with forward"),
     ("output", "forward", "this version has no forward output; write [[output.syslog]] with a tcp:// target"),
 ];
 
@@ -281,7 +280,9 @@ impl<'a> Table<'a> {
     fn unknown(&self, key: &str, known: &[&'static str]) -> (String, String) {
         let place = match self.path.as_str() {
             "" => "at the top level".to_owned(),
-            path @ ("input.syslog" | "output.syslog" | "output.file" | "output.stdout") => format!("in [[{path}]]"),
+            path @ ("input.syslog" | "input.forward" | "output.syslog" | "output.file" | "output.stdout") => {
+                format!("in [[{path}]]")
+            }
             path => format!("in [{path}]"),
         };
         let not_here = NOT_HERE.iter().find(|(path, name, _)| *path == self.path && *name == key);
@@ -289,7 +290,10 @@ impl<'a> Table<'a> {
             return (format!("unknown key `{key}` {place}"), (*note).to_owned());
         }
         if diagnostic::is_secret(key) {
-            let fix = "remove it: secrets are read from files only, and this version needs none";
+            let fix = match self.path.as_str() {
+                "input.forward" => "remove it and name a file: shared_key_file, users_file",
+                _ => "remove it: secrets are read from files only, and none is needed here",
+            };
             return (format!("`{key}` {place} holds a secret"), fix.to_owned());
         }
         let fix = match nearest(key, known) {

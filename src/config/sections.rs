@@ -18,8 +18,8 @@ use super::reader::{Findings, Spot, Table, Value, nearest};
 use super::tls;
 use super::units::Invalid;
 use super::{
-    Config, Drain, FileOutput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded, MIB, Match, Output, OutputKind,
-    Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput, TagPattern, Timezone,
+    Config, Drain, FileOutput, ForwardInput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded, MIB, Match, Output,
+    OutputKind, Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput, TagPattern, Timezone,
 };
 use crate::proto::position::NodeName;
 
@@ -105,6 +105,9 @@ fn top_level(findings: &Findings<'_>, root: Table<'_>, node: NodeName, spots: &m
     for table in inputs.tables("syslog") {
         config.inputs.push(Input::Syslog(syslog_input(findings, table, spots)));
     }
+    for table in inputs.tables("forward") {
+        config.inputs.push(Input::Forward(forward_input(findings, table, spots)));
+    }
     if inputs.is_empty() {
         let fix = "add [[input.syslog]] with listen = \":514\"";
         findings.note_missing(None, "there is no input, so nothing would come in", fix);
@@ -178,15 +181,7 @@ fn drain(table: Table<'_>, drain: &mut Drain) {
 fn syslog_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) -> SyslogInput {
     let name = name(&table, "syslog", &mut spots.input_names);
     let mut input = SyslogInput::new(name, Vec::new());
-    table.set("listen", &mut input.listen, |value| {
-        let listens = value.list(|item| {
-            let listens = item.parse(address::listen)?;
-            spots.listens.extend(listens.iter().map(|listen| (listen.clone(), item.spot.clone())));
-            Some(listens)
-        });
-        listens.map(|listens| listens.concat())
-    });
-    require(findings, &table, "listen", "listen = \":514\"");
+    listen(findings, &table, &mut input.listen, spots, "listen = \":514\"", address::listen);
     table.set("max_message", &mut input.max_message, |value| {
         value.size(480..=16 * MIB).map(|bytes| usize::try_from(bytes).expect("16 MiB fit"))
     });
@@ -202,6 +197,53 @@ fn syslog_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) ->
     tls::check_listens(findings, &table, &input);
     table.finish();
     input
+}
+
+fn forward_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) -> ForwardInput {
+    let name = name(&table, "forward", &mut spots.input_names);
+    let mut input = ForwardInput::new(name, Vec::new());
+    listen(findings, &table, &mut input.listen, spots, "listen = \":24224\"", address::listen_forward);
+    let some_path = |value: &Value<'_>| path(value).map(Some);
+    table.set("shared_key_file", &mut input.shared_key_file, some_path);
+    table.set("self_hostname", &mut input.self_hostname, |value| value.parse(host_name).map(Some));
+    table.set("users_file", &mut input.users_file, some_path);
+    if let Some(value) = table.get("users_file").filter(|_| table.get("shared_key_file").is_none()) {
+        value.error("needs shared_key_file: users log in after the key", "add shared_key_file = \"forward.key\"");
+    }
+    for key in ["shared_key_file", "users_file"] {
+        spots.keep(format!("input.{}.{key}", input.name), &table, key);
+    }
+    table.set("allow", &mut input.allow, |value| value.list(network));
+    table.set("max_chunk", &mut input.max_chunk, |value| {
+        value.size(MIB..=64 * MIB).map(|bytes| usize::try_from(bytes).expect("64 MiB fit"))
+    });
+    table.set("max_connections", &mut input.max_connections, |value| value.unless_off(Value::count));
+    table.set("idle_timeout", &mut input.idle_timeout, |value| {
+        value.unless_off(|value| value.duration(SECOND..=30 * DAY))
+    });
+    input.tls = tls::server(findings, &table, &format!("input.{}", input.name), spots);
+    table.finish();
+    input
+}
+
+/// `listen` of an input, each item by `read`.
+fn listen(
+    findings: &Findings<'_>,
+    table: &Table<'_>,
+    target: &mut Vec<Listen>,
+    spots: &mut Spots,
+    example: &str,
+    read: fn(&str) -> Result<Vec<Listen>, Invalid>,
+) {
+    table.set("listen", target, |value| {
+        let listens = value.list(|item| {
+            let listens = item.parse(read)?;
+            spots.listens.extend(listens.iter().map(|listen| (listen.clone(), item.spot.clone())));
+            Some(listens)
+        });
+        listens.map(|listens| listens.concat())
+    });
+    require(findings, table, "listen", example);
 }
 
 fn output(
@@ -371,6 +413,14 @@ fn network(value: &Value<'_>) -> Option<IpNet> {
         }
         Ok(network)
     })
+}
+
+/// A name to show in a handshake: any text, but what fits an answer that clients take in one read.
+fn host_name(text: &str) -> Result<String, Invalid> {
+    if text.is_empty() || text.len() > 255 {
+        return Err(Invalid::new("has 1 to 255 bytes", "write \"logs.example.net\""));
+    }
+    Ok(text.to_owned())
 }
 
 fn tag(text: &str) -> Result<String, Invalid> {

@@ -67,9 +67,15 @@ fn every_key_of_the_complete_file_is_in_force() {
     let loaded = parse(COMPLETE, "complete.toml").unwrap_or_else(|diagnostics| panic!("{}", report(&diagnostics)));
     assert_eq!(report(&loaded.warnings), "");
     let config = loaded.config;
-    let [Input::Syslog(network), Input::Syslog(encrypted), Input::Syslog(tunnel)] = &config.inputs[..] else {
+    let [Input::Syslog(network), Input::Syslog(encrypted), Input::Syslog(tunnel), Input::Forward(apps)] =
+        &config.inputs[..]
+    else {
         panic!("{:?}", config.inputs)
     };
+    let listens = ["udp://[::]:24224", "tcp://[::]:24224", "udp://127.0.0.1:24225", "tcp://127.0.0.1:24225"];
+    assert_eq!(apps.listen.iter().map(Listen::to_string).collect::<Vec<_>>(), listens);
+    assert_eq!(apps.shared_key_file.as_deref(), Some(Path::new("/etc/twinlog/forward.key")));
+    assert_eq!((apps.max_chunk, apps.max_connections), (16 << 20, Some(5000)));
     assert_eq!((network.max_connections, network.idle_timeout), (Some(10_000), Some(Duration::from_secs(600))));
     assert_eq!(network.timezone, Timezone::Named("Europe/Berlin".to_owned()));
     assert_eq!((tunnel.name.as_str(), tunnel.listen.len()), ("tunnel", 2));
@@ -150,7 +156,7 @@ to = "tcp://siem.example.net"
     |            ^ write "7"
 t.toml:2:1: error: `password` at the top level holds a secret
   2 | password = *********
-    | ^^^^^^^^ remove it: secrets are read from files only, and this version needs none
+    | ^^^^^^^^ remove it: secrets are read from files only, and none is needed here
 t.toml:6:16: error: `max_size` 100MiB holds fewer than 4 segments of 64MiB
   6 | segment_size = "64MiB"
     |                ^^^^^^^ set max_size = "256MiB" or more, or a smaller segment_size
@@ -319,7 +325,28 @@ fn each_mistake_is_named() {
         ),
         (
             input("[[hook]]\non = \"active\"\n[[input.forward]]\nlisten = 1"),
-            vec!["3:3: error: unknown key `hook` at the top level", "5:9: error: unknown key `forward` in [input]"],
+            vec![
+                "3:3: error: unknown key `hook` at the top level",
+                "6:10: error: `listen` needs a colon before the port",
+            ],
+        ),
+        (
+            input(
+                "[[input.forward]]\nlisten = \"tcp://:24224\"\nusers_file = \"u\"\nmax_chunk = \"256MiB\"\npassword = 1",
+            ),
+            vec![
+                "4:10: error: `listen` has no protocol here: chunks come over TCP, heartbeats over UDP, both to one address",
+                "5:14: error: `users_file` needs shared_key_file: users log in after the key",
+                "6:13: error: `max_chunk` must lie between 1MiB and 64MiB",
+                "7:1: error: `password` in [[input.forward]] holds a secret",
+            ],
+        ),
+        (
+            input("[[input.forward]]\nlisten = \":514\""),
+            vec![
+                "4:10: error: udp://[::]:514 is already taken by udp://[::]:514 at t.toml:2:10",
+                "4:10: error: tcp://[::]:514 is already taken by tcp://[::]:514 at t.toml:2:10",
+            ],
         ),
         (
             input("[output.stdout]"),

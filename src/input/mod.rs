@@ -2,8 +2,9 @@
 //!
 //! [`Inputs`] owns a listener for every `listen` entry of the configuration, a listener owns its sockets and tasks. What
 //! the tasks follow is a published value, [`Control`]: which input they work for and the stage. So a reload moves an
-//! address from one input to another without closing it; a connection keeps the settings it began with.
+//! address from one input to another of its kind without closing it; a connection keeps the settings it began with.
 
+pub mod forward;
 pub mod tcp;
 pub mod udp;
 
@@ -18,9 +19,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{Listen, Protocol, SyslogInput};
+use crate::config::{Config, Input, Listen, Protocol, SecretError, SyslogInput};
 use crate::journal::{Appender, State};
-use crate::metrics::InputMetrics;
+use crate::metrics::{InputMetrics, Metrics};
 use crate::proto::envelope::Timestamp;
 use crate::proto::stage::Stage;
 use crate::supervise::Supervisor;
@@ -42,14 +43,21 @@ pub struct BindError {
 }
 
 /// What a listener's tasks follow.
-#[derive(Clone, Debug)]
-pub struct Control {
+#[derive(Debug)]
+pub struct Control<S> {
     /// The input's settings, for new datagrams and new connections.
-    pub settings: Arc<SyslogInput>,
+    pub settings: Arc<S>,
     /// The input's counters.
     pub metrics: Arc<InputMetrics>,
     /// Serving, or coming to an end.
     pub stage: Stage,
+}
+
+// Not derived: the settings themselves need not be cloned.
+impl<S> Clone for Control<S> {
+    fn clone(&self) -> Control<S> {
+        Control { settings: self.settings.clone(), metrics: self.metrics.clone(), stage: self.stage }
+    }
 }
 
 /// What the tasks need besides.
@@ -63,7 +71,83 @@ pub struct Context {
     pub supervisor: Supervisor,
     /// How long a connection may go on sending once its listener quiesces: `drain.grace`.
     pub grace: Duration,
+    /// The chunks that forward inputs know again.
+    pub repeats: Arc<forward::Repeats>,
 }
+
+/// The settings of one input, as its kind needs them.
+#[derive(Clone, Debug)]
+pub enum Settings {
+    /// `[[input.syslog]]`.
+    Syslog(Arc<SyslogInput>),
+    /// `[[input.forward]]`, with its secrets.
+    Forward(Arc<forward::Settings>),
+}
+
+/// One configured input and its counters.
+#[derive(Clone, Debug)]
+pub struct Configured {
+    settings: Settings,
+    metrics: Arc<InputMetrics>,
+}
+
+/// The inputs of a configuration, with their secrets read.
+///
+/// # Errors
+/// Every file of secrets that is not used, and why.
+pub fn configured(config: &Config, metrics: &Metrics) -> Result<Vec<Configured>, Vec<SecretError>> {
+    let (mut configured, mut errors) = (Vec::new(), Vec::new());
+    for input in &config.inputs {
+        let settings = match input {
+            Input::Syslog(syslog) => Ok(Settings::Syslog(Arc::new(syslog.clone()))),
+            Input::Forward(forward) => {
+                forward::Settings::load(forward.clone()).map(|settings| Settings::Forward(Arc::new(settings)))
+            }
+        };
+        match settings {
+            Ok(settings) => configured.push(Configured { settings, metrics: metrics.input(input.name()) }),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(configured) } else { Err(errors) }
+}
+
+impl Settings {
+    fn name(&self) -> &str {
+        match self {
+            Settings::Syslog(settings) => &settings.name,
+            Settings::Forward(settings) => &settings.config.name,
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Settings::Syslog(_) => Kind::Syslog,
+            Settings::Forward(_) => Kind::Forward,
+        }
+    }
+
+    /// The places to listen on.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        let listen = match self {
+            Settings::Syslog(settings) => &settings.listen,
+            Settings::Forward(settings) => &settings.config.listen,
+        };
+        listen.iter().map(|listen| (self.kind(), listen.clone()))
+    }
+}
+
+/// What is spoken on a socket. One that is open cannot change it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Syslog.
+    Syslog,
+    /// fluent-forward.
+    Forward,
+}
+
+/// What one listener is for.
+pub type Place = (Kind, Listen);
 
 /// Opened sockets of one `listen` entry, not yet read from.
 #[derive(Debug)]
@@ -79,14 +163,19 @@ impl Sockets {
     ///
     /// # Errors
     /// Names the input and the address.
-    pub fn bind(settings: &SyslogInput, listen: &Listen) -> Result<Sockets, BindError> {
+    pub fn bind(settings: &Settings, listen: &Listen) -> Result<Sockets, BindError> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let buffer = usize::try_from(settings.udp_rcvbuf).unwrap_or(usize::MAX);
-        let bound = match listen.protocol {
-            Protocol::Udp => sys::udp::bind(listen.address, cores.min(UDP_SOCKETS_MAX), buffer).map(Sockets::Udp),
-            Protocol::Tcp | Protocol::Tls => sys::tcp::listen(listen.address).map(Sockets::Tcp),
+        let bound = match (listen.protocol, settings) {
+            (Protocol::Udp, Settings::Syslog(settings)) => {
+                let buffer = usize::try_from(settings.udp_rcvbuf).unwrap_or(usize::MAX);
+                sys::udp::bind(listen.address, cores.min(UDP_SOCKETS_MAX), buffer).map(Sockets::Udp)
+            }
+            (Protocol::Udp, Settings::Forward(_)) => {
+                sys::udp::bind_answering(listen.address).map(|socket| Sockets::Udp(vec![socket]))
+            }
+            (Protocol::Tcp | Protocol::Tls, _) => sys::tcp::listen(listen.address).map(Sockets::Tcp),
         };
-        bound.map_err(|source| BindError { input: settings.name.clone(), listen: listen.clone(), source })
+        bound.map_err(|source| BindError { input: settings.name().to_owned(), listen: listen.clone(), source })
     }
 
     /// The address that was opened; with port 0 in the configuration, the port that the system gave.
@@ -104,16 +193,52 @@ impl Sockets {
 /// The running side of one `listen` entry.
 #[derive(Debug)]
 struct Listener {
-    control: watch::Sender<Control>,
+    publisher: Publisher,
     tasks: Vec<JoinHandle<()>>,
     address: SocketAddr,
 }
 
-impl Listener {
-    fn set_stage(&self, stage: Stage) {
-        self.control.send_modify(|control| control.stage = control.stage.max(stage));
+/// Where a listener's tasks hear what is wanted.
+#[derive(Debug)]
+enum Publisher {
+    Syslog(watch::Sender<Control<SyslogInput>>),
+    Forward(watch::Sender<Control<forward::Settings>>),
+}
+
+impl Publisher {
+    fn new(input: &Configured) -> Publisher {
+        let (metrics, stage) = (input.metrics.clone(), Stage::Serving);
+        match input.settings.clone() {
+            Settings::Syslog(settings) => Publisher::Syslog(watch::Sender::new(Control { settings, metrics, stage })),
+            Settings::Forward(settings) => Publisher::Forward(watch::Sender::new(Control { settings, metrics, stage })),
+        }
     }
 
+    /// Has the tasks work for another input, of the same kind.
+    fn follow(&self, input: &Configured) {
+        let (metrics, stage) = (input.metrics.clone(), Stage::Serving);
+        match (self, input.settings.clone()) {
+            (Publisher::Syslog(control), Settings::Syslog(settings)) => {
+                control.send_replace(Control { settings, metrics, stage });
+            }
+            (Publisher::Forward(control), Settings::Forward(settings)) => {
+                control.send_replace(Control { settings, metrics, stage });
+            }
+            (Publisher::Syslog(_), Settings::Forward(_)) | (Publisher::Forward(_), Settings::Syslog(_)) => {
+                unreachable!("listeners are found by their kind")
+            }
+        }
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        match self {
+            Publisher::Syslog(control) => control.send_modify(|control| control.stage = control.stage.max(stage)),
+            Publisher::Forward(control) => control.send_modify(|control| control.stage = control.stage.max(stage)),
+        }
+    }
+}
+
+impl Listener {
     async fn join(self) {
         for task in self.tasks {
             // A panic was reported to the supervisor.
@@ -122,14 +247,11 @@ impl Listener {
     }
 }
 
-/// One configured input and its counters.
-pub type Configured = (Arc<SyslogInput>, Arc<InputMetrics>);
-
 /// All inputs of the node.
 #[derive(Debug)]
 pub struct Inputs {
     context: Context,
-    listeners: BTreeMap<Listen, Listener>,
+    listeners: BTreeMap<Place, Listener>,
     /// Listeners that a reload took away and that are coming to their end.
     leaving: Vec<Listener>,
 }
@@ -145,15 +267,12 @@ impl Inputs {
     ///
     /// # Errors
     /// Every address that cannot be opened; what was opened meanwhile is closed again.
-    pub fn bind<'a>(
-        &self,
-        inputs: impl Iterator<Item = &'a SyslogInput>,
-    ) -> Result<Vec<(Listen, Sockets)>, Vec<BindError>> {
+    pub fn bind(&self, inputs: &[Configured]) -> Result<Vec<(Place, Sockets)>, Vec<BindError>> {
         let (mut opened, mut errors) = (Vec::new(), Vec::new());
-        for settings in inputs {
-            for listen in settings.listen.iter().filter(|listen| !self.listeners.contains_key(listen)) {
-                match Sockets::bind(settings, listen) {
-                    Ok(sockets) => opened.push((listen.clone(), sockets)),
+        for Configured { settings, .. } in inputs {
+            for place in settings.places().filter(|place| !self.listeners.contains_key(place)) {
+                match Sockets::bind(settings, &place.1) {
+                    Ok(sockets) => opened.push((place, sockets)),
                     Err(error) => errors.push(error),
                 }
             }
@@ -166,27 +285,26 @@ impl Inputs {
     ///
     /// # Errors
     /// If a socket cannot be given to the runtime; the others run.
-    pub fn apply(&mut self, inputs: &[Configured], opened: Vec<(Listen, Sockets)>) -> io::Result<()> {
-        let mut opened: BTreeMap<Listen, Sockets> = opened.into_iter().collect();
+    pub fn apply(&mut self, inputs: &[Configured], opened: Vec<(Place, Sockets)>) -> io::Result<()> {
+        let mut opened: BTreeMap<Place, Sockets> = opened.into_iter().collect();
         let mut gone = std::mem::take(&mut self.listeners);
         let mut result = Ok(());
-        for (settings, metrics) in inputs {
-            let control = Control { settings: settings.clone(), metrics: metrics.clone(), stage: Stage::Serving };
-            for listen in &settings.listen {
-                if let Some(listener) = gone.remove(listen) {
-                    listener.control.send_replace(control.clone());
-                    self.listeners.insert(listen.clone(), listener);
-                } else if let Some(sockets) = opened.remove(listen) {
-                    match self.start(listen, sockets, control.clone()) {
-                        Ok(listener) => drop(self.listeners.insert(listen.clone(), listener)),
+        for input in inputs {
+            for place in input.settings.places() {
+                if let Some(listener) = gone.remove(&place) {
+                    listener.publisher.follow(input);
+                    self.listeners.insert(place, listener);
+                } else if let Some(sockets) = opened.remove(&place) {
+                    match self.start(&place.1, sockets, input) {
+                        Ok(listener) => drop(self.listeners.insert(place, listener)),
                         Err(error) => result = Err(error),
                     }
                 }
             }
         }
-        for (listen, listener) in gone {
+        for ((_, listen), listener) in gone {
             tracing::info!(%listen, "no longer listening");
-            listener.set_stage(Stage::Quiescing);
+            listener.publisher.set_stage(Stage::Quiescing);
             self.leaving.push(listener);
         }
         self.leaving.retain(|listener| listener.tasks.iter().any(|task| !task.is_finished()));
@@ -195,14 +313,29 @@ impl Inputs {
 
     /// The addresses that are open, with the ports the system gave.
     pub fn addresses(&self) -> impl Iterator<Item = (Protocol, SocketAddr)> {
-        self.listeners.iter().map(|(listen, listener)| (listen.protocol, listener.address))
+        self.listeners.iter().map(|((_, listen), listener)| (listen.protocol, listener.address))
     }
 
-    fn start(&self, listen: &Listen, sockets: Sockets, control: Control) -> io::Result<Listener> {
+    fn start(&self, listen: &Listen, sockets: Sockets, input: &Configured) -> io::Result<Listener> {
         let address = sockets.local_address()?;
-        let input = control.settings.name.clone();
-        let task_name = format!("input {input} {listen}");
-        let control = watch::Sender::new(control);
+        let task_name = format!("input {} {listen}", input.settings.name());
+        let publisher = Publisher::new(input);
+        let tasks = match &publisher {
+            Publisher::Syslog(control) => self.start_syslog(&task_name, listen.protocol, address, sockets, control)?,
+            Publisher::Forward(control) => self.start_forward(&task_name, address, sockets, control)?,
+        };
+        Ok(Listener { publisher, tasks, address })
+    }
+
+    fn start_syslog(
+        &self,
+        task_name: &str,
+        protocol: Protocol,
+        address: SocketAddr,
+        sockets: Sockets,
+        control: &watch::Sender<Control<SyslogInput>>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let input = control.borrow().settings.name.clone();
         let mut tasks = Vec::new();
         match sockets {
             Sockets::Udp(sockets) => {
@@ -221,23 +354,50 @@ impl Inputs {
                     let label = format!("udp://{address}#{number}");
                     let receiver = udp::Socket::new(label, socket, control.subscribe())?;
                     let task = receiver.run(self.context.appender.clone(), self.context.journal_state.clone());
-                    tasks.push(self.context.supervisor.spawn(&task_name, task));
+                    tasks.push(self.context.supervisor.spawn(task_name, task));
                 }
             }
             Sockets::Tcp(listener) => {
-                tracing::info!(input, %address, protocol = %listen.protocol, "listening for syslog over TCP");
-                let is_tls = listen.protocol == Protocol::Tls;
+                tracing::info!(input, %address, %protocol, "listening for syslog over TCP");
+                let is_tls = protocol == Protocol::Tls;
                 let acceptor = tcp::Acceptor::new(listener, is_tls, control.subscribe(), self.context.clone())?;
-                tasks.push(self.context.supervisor.spawn(&task_name, acceptor.run()));
+                tasks.push(self.context.supervisor.spawn(task_name, acceptor.run()));
             }
         }
-        Ok(Listener { control, tasks, address })
+        Ok(tasks)
+    }
+
+    fn start_forward(
+        &self,
+        task_name: &str,
+        address: SocketAddr,
+        sockets: Sockets,
+        control: &watch::Sender<Control<forward::Settings>>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let input = control.borrow().settings.config.name.clone();
+        let mut tasks = Vec::new();
+        match sockets {
+            Sockets::Udp(sockets) => {
+                tracing::info!(input, %address, "answering heartbeats over UDP");
+                for socket in sockets {
+                    let heartbeat = forward::Heartbeat::new(socket, control.subscribe())?;
+                    let task = heartbeat.run(self.context.journal_state.clone());
+                    tasks.push(self.context.supervisor.spawn(task_name, task));
+                }
+            }
+            Sockets::Tcp(listener) => {
+                tracing::info!(input, %address, "listening for forward over TCP");
+                let acceptor = forward::Acceptor::new(listener, control.subscribe(), self.context.clone())?;
+                tasks.push(self.context.supervisor.spawn(task_name, acceptor.run()));
+            }
+        }
+        Ok(tasks)
     }
 
     /// Takes nothing new and finishes what is on its way.
     pub fn quiesce(&self) {
         for listener in self.listeners.values() {
-            listener.set_stage(Stage::Quiescing);
+            listener.publisher.set_stage(Stage::Quiescing);
         }
     }
 
@@ -250,7 +410,7 @@ impl Inputs {
 }
 
 /// Resolves when the listener comes to its end.
-async fn quiescing(control: &mut watch::Receiver<Control>) {
+async fn quiescing<S>(control: &mut watch::Receiver<Control<S>>) {
     // Whoever could tell is gone: that is an end too.
     let _ = control.wait_for(|control| control.stage > Stage::Serving).await;
 }

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{Context, Control, allowed, now, poisoned, quiescing};
-use crate::config::SyslogInput;
+use crate::config::{SyslogInput, TlsServer};
 use crate::journal::Appender;
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
@@ -34,7 +34,7 @@ use crate::tls::{self, Stream};
 /// Bytes taken from a connection before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
 /// Pause after `accept` failed for want of file descriptors or memory, so that the loop does not spin.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Where this worker's connections read into, one at a time and never across an await.
@@ -47,7 +47,7 @@ pub struct Acceptor {
     is_tls: bool,
     /// Made from the input's newest `tls`; its files are followed, so it stays as long as those are the same.
     tls: Option<tls::Server>,
-    control: watch::Receiver<Control>,
+    control: watch::Receiver<Control<SyslogInput>>,
     context: Context,
     connections: JoinSet<()>,
 }
@@ -61,7 +61,7 @@ impl Acceptor {
     pub fn new(
         listener: TcpListener,
         is_tls: bool,
-        control: watch::Receiver<Control>,
+        control: watch::Receiver<Control<SyslogInput>>,
         context: Context,
     ) -> io::Result<Acceptor> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -122,13 +122,14 @@ impl Acceptor {
         let Context { appender, grace, .. } = self.context.clone();
         let control = self.control.clone();
         let counted = Counted::new(&metrics);
+        let server = follow(&mut self.tls, settings.tls.as_ref());
         let connection = move |stream| {
             let framer = Framer::new(settings.max_message);
             Connection { stream, source, framer, rest: Vec::new(), settings, metrics, _counted: counted }
         };
         if !self.is_tls {
             self.connections.spawn(connection(Stream::Plain(stream)).run(appender, control, grace));
-        } else if let Some(server) = self.server() {
+        } else if let Some(server) = server {
             self.connections.spawn(async move {
                 // Boxed: a handshake is larger than the connection that it becomes.
                 let shaken = Box::pin(shake_hands(server, stream, source, control.clone(), grace)).await;
@@ -138,24 +139,23 @@ impl Acceptor {
             });
         }
     }
+}
 
-    /// What shakes hands for the input that this listener works for now.
-    fn server(&mut self) -> Option<tls::Server> {
-        let control = self.control.borrow();
-        let settings = control.settings.tls.as_ref()?;
-        if self.tls.as_ref().is_none_or(|server| server.settings() != settings) {
-            self.tls = Some(tls::Server::new(settings));
-        }
-        self.tls.clone()
+/// What shakes hands with these settings; kept in `current` for as long as they are the same, because it follows its files.
+pub(super) fn follow(current: &mut Option<tls::Server>, settings: Option<&TlsServer>) -> Option<tls::Server> {
+    let settings = settings?;
+    if current.as_ref().is_none_or(|server| server.settings() != settings) {
+        *current = Some(tls::Server::new(settings));
     }
+    current.clone()
 }
 
 /// The stream inside TLS. A failure is counted and is the sender's business, or that of whoever gave us our files.
-async fn shake_hands(
+pub(super) async fn shake_hands<S>(
     server: tls::Server,
     stream: TcpStream,
     source: SocketAddr,
-    mut control: watch::Receiver<Control>,
+    mut control: watch::Receiver<Control<S>>,
     grace: Duration,
 ) -> Option<Stream> {
     let metrics = control.borrow().metrics.clone();
@@ -180,7 +180,7 @@ async fn shake_hands(
     }
 }
 
-fn log_panic(ended: Result<(), tokio::task::JoinError>) {
+pub(super) fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
@@ -189,10 +189,10 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
 }
 
 /// Counts a connection for as long as it lives.
-struct Counted(Arc<InputMetrics>);
+pub(super) struct Counted(Arc<InputMetrics>);
 
 impl Counted {
-    fn new(metrics: &Arc<InputMetrics>) -> Counted {
+    pub(super) fn new(metrics: &Arc<InputMetrics>) -> Counted {
         metrics.connections.inc();
         Counted(metrics.clone())
     }
@@ -224,7 +224,7 @@ enum Taken {
 }
 
 impl Connection {
-    async fn run(mut self, appender: Appender, mut control: watch::Receiver<Control>, grace: Duration) {
+    async fn run(mut self, appender: Appender, mut control: watch::Receiver<Control<SyslogInput>>, grace: Duration) {
         let mut closing = None;
         loop {
             let idle = self.settings.idle_timeout.map(|idle| Instant::now() + idle);

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::{Control, allowed, now, poisoned, quiescing};
+use crate::config::SyslogInput;
 use crate::journal::{Appender, State};
 use crate::metrics::SocketState;
 use crate::proto::batch::BatchBuilder;
@@ -38,7 +39,7 @@ pub struct Socket {
     socket: UdpSocket,
     bell: AsyncFd<Bell>,
     receiver: Receiver,
-    control: watch::Receiver<Control>,
+    control: watch::Receiver<Control<SyslogInput>>,
     /// Whether the receive buffer is large enough to let datagrams collect in it.
     collects: bool,
     /// The 32-bit counter of the kernel and what it has added up to.
@@ -50,7 +51,7 @@ impl Socket {
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(label: String, socket: UdpSocket, control: watch::Receiver<Control>) -> io::Result<Socket> {
+    pub fn new(label: String, socket: UdpSocket, control: watch::Receiver<Control<SyslogInput>>) -> io::Result<Socket> {
         let collects = receive_buffer(&socket)? >= COLLECT_BUFFER_BYTES;
         let bell = Bell::new(&socket)?.watched()?;
         Ok(Socket { label, socket, bell, receiver: Receiver::new(), control, collects, kernel_drops: (0, 0) })

@@ -11,9 +11,10 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
 use super::Shared;
+use super::reader::Reader;
 use super::writer::Poisoned;
 use crate::proto::batch::BatchBuilder;
-use crate::proto::position::Mark;
+use crate::proto::position::{Mark, Position};
 
 /// Bytes that may wait for the disk; beyond, inputs wait.
 pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
@@ -143,6 +144,12 @@ impl Appender {
             }
         }
         Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed))
+    }
+
+    /// A reader from `at` on, which must be where a batch starts: an appended batch's end less its length is one.
+    #[must_use]
+    pub fn reader(&self, at: Position) -> Reader {
+        Reader::new(self.shared.clone(), at)
     }
 
     /// How far the journal is safe on this node's disk.

@@ -40,10 +40,11 @@ pub use recovery::{Finding, OpenError};
 pub use storage::{FileStorage, Storage};
 pub use writer::{Limits, Poisoned};
 
-use crate::proto::batch::Stamp;
+use crate::proto::batch::{Batch, Stamp};
 use crate::proto::position::{Incarnation, JournalId, Mark, NodeName, Position};
 use appender::Inbox;
 use index::Index;
+use segment::{Found, Scan};
 use thread::{Heartbeat, Thread};
 use writer::Writer;
 
@@ -286,6 +287,33 @@ impl Journal {
     #[must_use]
     pub fn reader(&self, at: Position) -> Reader {
         Reader::new(self.shared.clone(), at)
+    }
+
+    /// Shows `look` the newest sound batches, in order: those in the last `bytes_max` bytes of what is durable. Blocks,
+    /// and reads one segment's part at a time. What cannot be read is passed over: this is for hints, not for delivery.
+    pub fn recent(&self, bytes_max: u64, mut look: impl FnMut(&Batch)) {
+        let end = self.shared.durable.borrow().position;
+        let from = Position(end.0.saturating_sub(bytes_max));
+        for segment in self.shared.index.segments() {
+            let (begin, end) = (segment.start.position.max(from), segment.end.min(end));
+            if begin >= end {
+                continue;
+            }
+            let mut bytes = vec![0; end.bytes_since(begin) as usize];
+            let offset = segment::HEADER_LEN as u64 + begin.bytes_since(segment.start.position);
+            match self.shared.storage.read_at(&segment::file_name(segment.start.position), offset, &mut bytes) {
+                Ok(filled) => bytes.truncate(filled),
+                Err(error) => {
+                    tracing::warn!(%error, position = %begin, "cannot read the journal's newest part");
+                    continue;
+                }
+            }
+            for found in Scan::new(bytes.into(), begin, self.shared.stamp) {
+                if let Found::Batch(batch) = found {
+                    look(&batch);
+                }
+            }
+        }
     }
 
     /// The cursor of an output; a new output's starts at the oldest kept message.

@@ -1,13 +1,16 @@
 //! UDP sockets for receiving: large buffers, several sockets for one address, many datagrams in one call, and the
 //! kernel's own count of what it dropped.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, recvmmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, recvmmsg, recvmsg,
+    sendmsg, setsockopt, sockopt,
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -199,6 +202,71 @@ impl Receiver {
     }
 }
 
+/// Which of this host's addresses a datagram was sent to, in the form in which an answer leaves from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination(PacketInfo);
+
+#[derive(Clone, Copy, Debug)]
+enum PacketInfo {
+    V4(libc::in_pktinfo),
+    V6(libc::in6_pktinfo),
+}
+
+/// Opens a socket whose datagrams tell where they were sent to: [`receive_one`] and [`answer`] go with it. `[::]` takes
+/// IPv4 too.
+///
+/// # Errors
+/// What the system says, foremost that the address is in use or needs a privilege.
+pub fn bind_answering(address: SocketAddr) -> io::Result<UdpSocket> {
+    const BUFFER_BYTES: usize = 1024 * 1024;
+    let socket = bind_one(address, BUFFER_BYTES)?;
+    if address.is_ipv6() {
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    Ok(socket)
+}
+
+/// Takes one datagram into `buffer`, as far as it fits: its length, from whom, and to which address it was sent; `None`
+/// if the kernel does not say.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if there is none; else what the system says.
+pub fn receive_one(socket: &impl AsRawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<(SocketAddr, Destination)>)> {
+    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+    let mut slices = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+    let datagram = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags)?;
+    let destination = datagram.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Destination(PacketInfo::V4(info))),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(Destination(PacketInfo::V6(info))),
+        _ => None,
+    });
+    Ok((datagram.bytes, datagram.address.as_ref().and_then(source_address).zip(destination)))
+}
+
+/// Sends `bytes` to `to` from the address that `from` names. A client behind which the address matters, because it knows
+/// us by a virtual one, would not know an answer from another.
+///
+/// # Errors
+/// What the system says.
+pub fn answer(socket: &impl AsRawFd, bytes: &[u8], to: SocketAddr, from: Destination) -> io::Result<()> {
+    let slices = [IoSlice::new(bytes)];
+    let to = SockaddrStorage::from(to);
+    let send = |control| sendmsg(socket.as_raw_fd(), &slices, &[control], MsgFlags::MSG_DONTWAIT, Some(&to));
+    match from.0 {
+        // The interface is left to the routes: the address alone is promised.
+        PacketInfo::V4(info) => send(ControlMessage::Ipv4PacketInfo(&libc::in_pktinfo { ipi_ifindex: 0, ..info })),
+        PacketInfo::V6(info) => {
+            let link_local = info.ipi6_addr.s6_addr[0] == 0xfe && info.ipi6_addr.s6_addr[1] & 0xc0 == 0x80;
+            let ipi6_ifindex = if link_local { info.ipi6_ifindex } else { 0 };
+            send(ControlMessage::Ipv6PacketInfo(&libc::in6_pktinfo { ipi6_ifindex, ..info }))
+        }
+    }?;
+    Ok(())
+}
+
 fn source_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     match address.family()? {
         nix::sys::socket::AddressFamily::Inet => address.as_sockaddr_in().map(|a| SocketAddr::V4((*a).into())),
@@ -229,6 +297,22 @@ mod tests {
             .is_ok()
         {}
         assert_eq!(seen, sent);
+    }
+
+    #[test]
+    fn an_answer_leaves_from_the_address_that_was_asked() {
+        for (bound, asked) in [("0.0.0.0:0", "127.0.0.2"), ("[::]:0", "127.0.0.3"), ("[::]:0", "::1")] {
+            let server = bind_answering(bound.parse().unwrap()).unwrap();
+            let asked = SocketAddr::new(asked.parse().unwrap(), server.local_addr().unwrap().port());
+            let any = if asked.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+            let client = UdpSocket::bind(any).unwrap();
+            client.send_to(b"\0", asked).unwrap();
+            let (length, known) = receive_one(&server, &mut [0; 8]).unwrap();
+            let (source, destination) = known.unwrap();
+            assert_eq!((length, source.port()), (1, client.local_addr().unwrap().port()));
+            answer(&server, b"\0", source, destination).unwrap();
+            assert_eq!(client.recv_from(&mut [0; 8]).unwrap(), (1, asked));
+        }
     }
 
     #[test]

@@ -32,6 +32,11 @@ pub fn check(loaded: &Loaded, now: SystemTime, out_of_time: Severity) -> Vec<Dia
                     checker.server(&format!("input.{}.tls", syslog.name), tls);
                 }
             }
+            Input::Forward(forward) => {
+                if let Some(tls) = &forward.tls {
+                    checker.server(&format!("input.{}.tls", forward.name), tls);
+                }
+            }
         }
     }
     for output in outputs {

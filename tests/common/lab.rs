@@ -198,8 +198,17 @@ impl Daemon {
 
     /// Peak of its resident memory in bytes.
     pub fn peak_memory(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Its resident memory in bytes.
+    pub fn resident_memory(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("our child lives");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("proc(5)");
+        let line = status.lines().find(|line| line.starts_with(field)).expect("proc(5)");
         let kilobytes: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
         kilobytes * 1024
     }

@@ -8,6 +8,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod authority;
+pub mod forward;
 pub mod lab;
 pub mod ports;
 pub mod sink;

@@ -1,7 +1,8 @@
 //! The real binary between plain sockets: what goes in comes out, whatever happens meanwhile.
 //!
-//! By what is tested: `transit` (the bytes), `inputs` (who may send and how much), `outputs` (where it goes and which
-//! messages), `pressure` (no room, no destination, no time), `life` (start, stop, restart), `reload`, `tls`.
+//! By what is tested: `transit` (the bytes), `forward` (chunks and their acknowledgement), `inputs` (who may send and how
+//! much), `outputs` (where it goes and which messages), `pressure` (no room, no destination, no time), `life` (start,
+//! stop, restart), `reload`, `tls`.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +10,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod forward;
 mod inputs;
 mod life;
 mod outputs;

@@ -1,11 +1,13 @@
 #!/bin/sh
-# The programs that the tests beside this file talk to: rsyslogd with its TLS driver, logger, and syslog-ng with its loggen.
+# The programs that the tests beside this file talk to: rsyslogd with its TLS driver, logger, syslog-ng with its loggen, and
+# the client libraries of fluent-forward for Python, Node and Go.
 #
 # rsyslog and logger come as packages. Debian's rsyslog and syslog-ng exclude each other, so syslog-ng and the
 # libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is enabled.
 # Run it as often as you like: what is there already stays.
 set -eu
 
+here=$(cd "$(dirname "$0")" && pwd)
 peers=${TWINLOG_PEERS:-/var/cache/twinlog-peers}
 syslog_ng='syslog-ng-core libivykis0 libnet1 libwrap0 libpcre3'
 
@@ -39,4 +41,28 @@ if [ ! -e "$peers/complete" ]; then
     done
     rm -rf "$peers/packages"
     : >"$peers/complete"
+fi
+
+# Node comes with npm from some sources and without from Debian, where asking for both at once may not resolve.
+wanted=golang-github-fluent-fluent-logger-golang-dev
+command -v go >/dev/null || wanted="$wanted golang-go"
+command -v node >/dev/null || wanted="$wanted nodejs"
+command -v npm >/dev/null || wanted="$wanted npm"
+python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
+forward=$peers/forward
+if [ ! -x "$forward/go-client" ]; then
+    update
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $wanted
+    mkdir -p "$forward/node"
+    # Debian's Go libraries are sources below one GOPATH; nothing is downloaded.
+    GOPATH=/usr/share/gocode GO111MODULE=off GOCACHE="$forward/go-cache" \
+        go build -o "$forward/go-client" "$here/forward/client.go"
+fi
+if [ ! -d "$forward/node/node_modules/@fluent-org/logger" ]; then
+    (cd "$forward/node" && npm install --silent --no-fund --no-audit @fluent-org/logger)
+fi
+if ! "$forward/python/bin/python" -c 'import fluent' 2>/dev/null; then
+    python3 -m venv "$forward/python"
+    "$forward/python/bin/pip" -q install fluent-logger
 fi

@@ -1,4 +1,5 @@
-//! The real binary and the programs it lives among: rsyslog, syslog-ng with its loggen, util-linux logger.
+//! The real binary and the programs it lives among: rsyslog, syslog-ng with its loggen, util-linux logger, and the
+//! client libraries of fluent-forward.
 //!
 //! What a peer sends is compared byte for byte with what the same peer wrote into a file of its own, and what a peer
 //! received with what was sent. `install.sh` beside this file brings the programs; a missing one is a failure, not a
@@ -10,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod forward;
 mod logger;
 mod programs;
 mod restarts;

@@ -78,6 +78,10 @@ pub fn syslog_ng_modules() -> PathBuf {
 }
 
 fn root() -> PathBuf {
-    let peers = std::env::var_os("TWINLOG_PEERS").map_or("/var/cache/twinlog-peers".into(), PathBuf::from);
-    peers.join("root")
+    peers().join("root")
+}
+
+/// Where `install.sh` put what is no package of the system.
+pub fn peers() -> PathBuf {
+    std::env::var_os("TWINLOG_PEERS").map_or("/var/cache/twinlog-peers".into(), PathBuf::from)
 }

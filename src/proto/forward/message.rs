@@ -174,12 +174,25 @@ impl Scratch {
         Scratch { inflated_bytes_max, inflated: Vec::new(), kept: Vec::new() }
     }
 
-    fn clear(&mut self) {
+    /// Changes how large a stream may be when decompressed, in bytes.
+    pub fn set_inflated_bytes_max(&mut self, inflated_bytes_max: usize) {
+        self.inflated_bytes_max = inflated_bytes_max;
+    }
+
+    /// Gives back the memory of a large frame. [`Frame::accept`] does it too, when the next frame comes.
+    pub fn clear(&mut self) {
         for buffer in [&mut self.inflated, &mut self.kept] {
             buffer.clear();
             buffer.shrink_to(SCRATCH_BYTES_KEPT);
         }
     }
+}
+
+/// The tag of a frame of which only the start is there: for the log, when the rest is not taken.
+#[must_use]
+pub fn tag_of(mut start: &[u8]) -> Option<&[u8]> {
+    let Value::Array(_) = Value::take(&mut start)? else { return None };
+    Value::take(&mut start)?.bytes()
 }
 
 impl<'a> Request<'a> {
