@@ -154,7 +154,7 @@ impl Stream {
             for batch in &batches {
                 let mut messages = 0;
                 for envelope in batch.envelopes().filter(|envelope| self.filter.takes(envelope)) {
-                    messages += u64::from(self.encoder.encode(&envelope, &mut out));
+                    messages += self.encoder.encode(&envelope, &mut out);
                 }
                 sent += messages;
                 feed.metrics().in_flight.inc_by(messages as i64);
