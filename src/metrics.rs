@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 
 use crate::proto::envelope::Timestamp;
 
@@ -106,6 +107,17 @@ impl InputMetrics {
     }
 }
 
+/// Seconds from the receipt of a chunk to its acknowledgement.
+#[derive(Debug)]
+pub struct AckSeconds(pub Histogram);
+
+impl Default for AckSeconds {
+    fn default() -> AckSeconds {
+        // From a write that is due at once to the 30 s after which the connection is closed.
+        AckSeconds(Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]))
+    }
+}
+
 /// One output.
 #[derive(Debug, Default)]
 pub struct OutputMetrics {
@@ -113,7 +125,7 @@ pub struct OutputMetrics {
     pub sent: Counter,
     /// Bytes that left.
     pub sent_bytes: Counter,
-    /// Messages known to have arrived: acknowledged by the peer's TCP, written to the disk, accepted by the kernel (UDP).
+    /// Messages known to have arrived: acknowledged by the peer or its TCP, written to the disk, accepted by the kernel (UDP).
     pub acknowledged: Counter,
     /// Messages sent and not yet known to have arrived.
     pub in_flight: Gauge,
@@ -121,8 +133,10 @@ pub struct OutputMetrics {
     pub retries: Counter,
     /// Failures by reason.
     pub errors: Reasons,
-    /// Messages that could not be delivered and never will be, by reason (`gone`, `damaged`).
+    /// Messages that could not be delivered and never will be, by reason (`gone`, `damaged`, `unreadable`).
     pub lost: Reasons,
+    /// Seconds from the sending of a chunk to its acknowledgement; of forward outputs.
+    pub ack_seconds: AckSeconds,
     connected: AtomicBool,
     oldest_undelivered: AtomicU64,
     last_error: Mutex<Option<String>>,

@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
-use super::{Config, FileOutput, Input, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone};
+use super::{
+    Config, FileOutput, ForwardOutput, Input, Login, Match, Output, OutputKind, SyslogInput, SyslogOutput, Timezone,
+};
 
 /// Every value in force, as a file that says the same.
 #[must_use]
@@ -68,6 +70,7 @@ fn syslog_input(text: &mut Text, input: &SyslogInput) {
 fn write_output(text: &mut Text, output: &Output) {
     text.table(match &output.kind {
         OutputKind::Syslog(_) => "[[output.syslog]]",
+        OutputKind::Forward(_) => "[[output.forward]]",
         OutputKind::File(_) => "[[output.file]]",
         OutputKind::Stdout(_) => "[[output.stdout]]",
     });
@@ -78,6 +81,7 @@ fn write_output(text: &mut Text, output: &Output) {
             text.key("framing", word(*framing));
             text.key("format", word(*format));
         }
+        OutputKind::Forward(forward) => forward_output(text, forward),
         OutputKind::File(FileOutput { path, format, rotate }) => {
             text.key("path", quoted(path));
             text.key("format", word(*format));
@@ -99,6 +103,26 @@ fn write_output(text: &mut Text, output: &Output) {
     );
     let (min, max) = (show_duration(output.retry.min), show_duration(output.retry.max));
     text.key("retry", format!("{{ min = {}, max = {} }}", quoted(min), quoted(max)));
+}
+
+fn forward_output(text: &mut Text, output: &ForwardOutput) {
+    let ForwardOutput { to, require_ack, ack_timeout, balance, compress, window, login } = output;
+    text.key("to", list(to));
+    text.key("require_ack", require_ack.to_string());
+    if *require_ack {
+        text.key("ack_timeout", quoted(show_duration(*ack_timeout)));
+    }
+    text.key("balance", word(*balance));
+    text.key("compress", word(*compress));
+    text.key("window", window.to_string());
+    if let Some(Login { shared_key_file, self_hostname, user }) = login {
+        text.key("shared_key_file", quoted(shared_key_file.display()));
+        text.key("self_hostname", quoted(self_hostname));
+        if let Some((username, password_file)) = user {
+            text.key("username", quoted(username));
+            text.key("password_file", quoted(password_file.display()));
+        }
+    }
 }
 
 struct Text(String);

@@ -1,4 +1,4 @@
-//! What only the machine can tell: the directories, their owner, and the host's name.
+//! What only the machine can tell: the directories, their owner, files of secrets, and the host's name.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,7 +8,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, Uid, faccessat, gethostname};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Loaded, OutputKind};
+use super::{Loaded, OutputKind, SecretError, read_key};
 use crate::proto::position::NodeName;
 
 /// The name of this node: what was given (`--node`, `TWINLOG_NODE`), else the host name.
@@ -24,8 +24,8 @@ pub fn node_name(given: Option<&str>) -> Result<NodeName, Vec<Diagnostic>> {
     name.parse().map_err(|error| vec![Diagnostic::of_file(Severity::Error, "", format!("{error}"), fix)])
 }
 
-/// Looks at the disk with the rights of this process: whether `data_dir` can be used and whether the directories of
-/// output files are there. Changes nothing.
+/// Looks at the disk with the rights of this process: whether `data_dir` can be used, whether the directories of
+/// output files are there, and whether secrets can be read, by nobody else. Changes nothing.
 #[must_use]
 pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -44,6 +44,16 @@ pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
             && let Some(finding) = output_directory(file.path.fixed_directory())
         {
             note(&format!("output.{}.path", output.name), finding);
+        }
+        if let OutputKind::Forward(forward) = &output.kind
+            && let Some(login) = &forward.login
+        {
+            let password_file = login.user.as_ref().map(|(_, file)| file);
+            for (key, file) in [("shared_key_file", Some(&login.shared_key_file)), ("password_file", password_file)] {
+                if let Some(SecretError { what, fix }) = file.and_then(|file| read_key(file).err()) {
+                    note(&format!("output.{}.{key}", output.name), (Severity::Error, what, fix));
+                }
+            }
         }
     }
     found

@@ -24,7 +24,7 @@ const NOT_HERE: [(&str, &str, &str); 7] = [
     ("", "hook", "this version runs no hooks; remove the table until the release that does"),
     ("", "node", "the name is no key: give it with --node or TWINLOG_NODE"),
     ("input", "forward", "this version receives syslog only; remove the table until the release with forward"),
-    ("output", "forward", "this version has no forward output; write [[output.syslog]] with a tcp:// target"),
+    ("output.forward", "tls", "this version has no TLS; remove the key"),
     ("input.syslog", "tls", "this version has no TLS; remove the key"),
     ("output.syslog", "tls", "this version has no TLS; remove the key"),
 ];
@@ -278,7 +278,9 @@ impl<'a> Table<'a> {
     fn unknown(&self, key: &str, known: &[&'static str]) -> (String, String) {
         let place = match self.path.as_str() {
             "" => "at the top level".to_owned(),
-            path @ ("input.syslog" | "output.syslog" | "output.file" | "output.stdout") => format!("in [[{path}]]"),
+            path @ ("input.syslog" | "output.syslog" | "output.forward" | "output.file" | "output.stdout") => {
+                format!("in [[{path}]]")
+            }
             path => format!("in [{path}]"),
         };
         let not_here = NOT_HERE.iter().find(|(path, name, _)| *path == self.path && *name == key);
@@ -286,7 +288,10 @@ impl<'a> Table<'a> {
             return (format!("unknown key `{key}` {place}"), (*note).to_owned());
         }
         if diagnostic::is_secret(key) {
-            let fix = "remove it: secrets are read from files only, and this version needs none";
+            let fix = match self.path.as_str() {
+                "output.forward" => "remove it and name a file: shared_key_file, password_file",
+                _ => "remove it: secrets are read from files only, and none is needed here",
+            };
             return (format!("`{key}` {place} holds a secret"), fix.to_owned());
         }
         let fix = match nearest(key, known) {
@@ -369,6 +374,15 @@ impl<'a> Value<'a> {
     /// One word of a closed set.
     pub(super) fn choice<T: Choice>(&self) -> Option<T> {
         self.parse(T::from_word)
+    }
+
+    /// True or false, without quotes.
+    pub(super) fn flag(&self) -> Option<bool> {
+        let flag = self.item.as_bool();
+        if flag.is_none() {
+            self.error(format!("must be true or false, not {}", with_article(self.item)), "write true or false");
+        }
+        flag
     }
 
     /// A duration within limits.

@@ -4,5 +4,6 @@
 
 #![allow(unsafe_code)]
 
+pub mod random;
 pub mod tcp;
 pub mod udp;
