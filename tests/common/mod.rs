@@ -7,6 +7,7 @@
 // Every test file that says `mod common` uses its own part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod forward;
 pub mod lab;
 pub mod ports;
 pub mod sink;
@@ -15,6 +16,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+pub use forward::{Answer, ForwardServer, Got};
 pub use lab::{Daemon, Lab};
 pub use ports::free_port;
 pub use sink::{Framing, Sink};

@@ -1,7 +1,7 @@
 //! The real binary between plain sockets: what goes in comes out, whatever happens meanwhile.
 //!
 //! By what is tested: `transit` (the bytes), `inputs` (who may send and how much), `outputs` (where it goes and which
-//! messages), `pressure` (no room, no destination, no time), `life` (start, stop, restart), `reload`.
+//! messages), `forward_out` (through fluent-forward), `pressure` (no room, no destination, no time), `life` (start, stop, restart), `reload`.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -9,6 +9,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod forward_out;
 mod inputs;
 mod life;
 mod outputs;
