@@ -190,7 +190,7 @@ pub struct SyslogInput {
     pub allow: Vec<IpNet>,
     /// Zone of timestamps that name none. Default [`Timezone::Local`].
     pub timezone: Timezone,
-    /// Tag of the messages when they leave through forward and for `match.tag`. Default `syslog`.
+    /// Tag of the messages for `match.tag`; they leave through forward as `TAG.FACILITY.SEVERITY`. Default `syslog`.
     pub tag: String,
 }
 

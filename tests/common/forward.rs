@@ -43,6 +43,8 @@ pub enum Answer {
     WrongId,
     /// By closing, in place of the acknowledgement.
     Close,
+    /// By closing in the middle of the frame.
+    Cut,
     /// It does not even read.
     Deaf,
 }
@@ -215,7 +217,11 @@ impl Input {
                 return None;
             }
             idle(stream);
-            if *shared.answer.lock().expect("no thread panics") == Answer::Deaf {
+            let answer = *shared.answer.lock().expect("no thread panics");
+            if answer == Answer::Cut && !self.bytes.is_empty() {
+                return None;
+            }
+            if answer == Answer::Deaf {
                 std::thread::sleep(TICK);
                 continue;
             }
@@ -271,7 +277,7 @@ fn serve(mut stream: TcpStream, connection: usize, shared: &Shared) {
             Answer::Split => acknowledge(&mut stream, chunk, 1),
             Answer::WrongId => acknowledge(&mut stream, "AAAAAAAAAAAAAAAAAAAAAA==".to_owned(), 511),
             Answer::Held | Answer::Deaf => held.push(chunk),
-            Answer::Close => return,
+            Answer::Close | Answer::Cut => return,
         }
     }
 }

@@ -11,7 +11,9 @@ use twinlog::proto::forward::handshake::{Security, User};
 use twinlog::proto::forward::message::Mode;
 
 use crate::common::forward::{Journaled, events_of, journal, messages_once};
-use crate::common::{Answer, Daemon, ForwardServer, Lab, connect_and_send, free_port, lines, numbered, v4, wait_until};
+use crate::common::{
+    Answer, Daemon, ForwardServer, Framing, Lab, Sink, connect_and_send, free_port, lines, numbered, v4, wait_until,
+};
 
 /// A syslog input and a forward output `out`.
 fn config(input: u16, to: &[&ForwardServer], more: &str) -> String {
@@ -168,6 +170,44 @@ match = { severity_at_least = "warning" }
 }
 
 #[test]
+fn to_a_syslog_server_an_event_is_a_message_of_its_own() {
+    let (lab, input, stream_at, datagram_at) = (Lab::new(), free_port(), free_port(), free_port());
+    let (stream, datagrams) = (Sink::tcp(v4(stream_at), Framing::Octet), Sink::udp(v4(datagram_at)));
+    let server = ForwardServer::new(v4(free_port()));
+    let parsed = b"\x92\x05\x85\xa3pri\x22\xa4host\xa1h\xa5ident\xa2su\xa3pid\x07\xa7message\xa6failed";
+    let other = b"\x92\x05\x81\xa3log\xa1x";
+    journal(&lab.path("data"), "out", &[("docker", &[&parsed[..], other].concat(), 2, true)]);
+    let daemon = lab.start(&config(
+        input,
+        &[&server],
+        &format!(
+            r#"
+[[output.syslog]]
+name = "stream"
+to = "tcp://127.0.0.1:{stream_at}"
+framing = "octet"
+
+[[output.syslog]]
+name = "datagrams"
+to = "udp://127.0.0.1:{datagram_at}"
+format = "rfc5424"
+"#
+        ),
+    ));
+    for sink in [&stream, &datagrams] {
+        let got: Vec<String> = sink.wait_for(2).into_iter().map(|text| String::from_utf8(text).unwrap()).collect();
+        assert!(
+            got[0].starts_with("<34>1 1970-01-01T00:00:05Z h su 7 - [twinlog@32473 id=\"node-a/19aa3f0/"),
+            "{got:?}"
+        );
+        assert!(got[0].contains(".0\" src=\"192.0.2.7\"") && got[0].ends_with("] failed"), "{got:?}");
+        assert!(got[1].starts_with("<13>1 1970-01-01T00:00:05Z 192.0.2.7 docker - - [twinlog@32473 "), "{got:?}");
+        assert!(got[1].ends_with("] {\"log\":\"x\"}"), "{got:?}");
+    }
+    stop(daemon);
+}
+
+#[test]
 fn acknowledgements_are_matched_by_id_and_held_ones_move_nothing() {
     let (lab, input) = (Lab::new(), free_port());
     let server = ForwardServer::start(v4(free_port()), Answer::Held, None);
@@ -241,6 +281,19 @@ fn a_server_that_does_not_read_is_waited_for_and_nothing_is_lost() {
     let daemon = lab.start(&config(input, &[&server], "ack_timeout = \"1s\""));
     connect_and_send(v4(input), &lines(&numbered("m", 100_000)));
     wait_until("it was given up", || daemon.number("/outputs/out/errors/ack_timeout") >= 1);
+    server.answer(Answer::Right);
+    daemon.wait_for("/outputs/out/backlog_messages", 0);
+    stop(daemon);
+    assert_eq!(messages_once(&server.close()), texts("m", 100_000));
+}
+
+#[test]
+fn a_frame_cut_in_the_middle_comes_again() {
+    let (lab, input) = (Lab::new(), free_port());
+    let server = ForwardServer::start(v4(free_port()), Answer::Cut, None);
+    let daemon = lab.start(&config(input, &[&server], ""));
+    connect_and_send(v4(input), &lines(&numbered("m", 100_000)));
+    wait_until("it was cut more than once", || daemon.number("/outputs/out/errors/connection_lost") >= 2);
     server.answer(Answer::Right);
     daemon.wait_for("/outputs/out/backlog_messages", 0);
     stop(daemon);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The programs that the tests beside this file talk to: rsyslogd, logger, and syslog-ng with its loggen.
 #
-# rsyslog and logger come as packages. Debian's rsyslog and syslog-ng exclude each other, so syslog-ng and the
+# rsyslog, logger and nftables (of tests/netns.rs) come as packages. Debian's rsyslog and syslog-ng exclude each other, so syslog-ng and the
 # libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is enabled.
 # Run it as often as you like: what is there already stays.
 set -eu
@@ -24,6 +24,11 @@ if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null; then
         trap 'rm -f "$policy"' EXIT
     fi
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog bsdutils
+fi
+
+if ! command -v nft >/dev/null || ! command -v ip >/dev/null; then
+    update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends nftables iproute2
 fi
 
 if [ ! -e "$peers/complete" ]; then
