@@ -10,7 +10,7 @@
 //! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
 //! a section reads one table that has parts in several files, so every value keeps its own place.
 //!
-//! This version runs one node: `[pair]` and the forward output are named in `reader.rs` as coming later.
+//! This version runs one node: `[pair]` is named in `reader.rs` as coming later.
 
 mod address;
 mod choice;
@@ -38,7 +38,8 @@ use ipnet::IpNet;
 
 pub use self::address::{Listen, Protocol, Target};
 pub use self::choice::{
-    Acknowledge, Choice, ClientAuth, FileFormat, Framing, LogFormat, LogLevel, LogTarget, SyslogFormat, WhenFull,
+    Acknowledge, Balance, Choice, ClientAuth, Compress, FileFormat, Framing, LogFormat, LogLevel, LogTarget,
+    SyslogFormat, WhenFull,
 };
 pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
 pub use self::effective::show_effective;
@@ -209,7 +210,7 @@ pub struct SyslogInput {
     pub allow: Vec<IpNet>,
     /// Zone of timestamps that name none. Default [`Timezone::Local`].
     pub timezone: Timezone,
-    /// Tag of the messages when they leave through forward and for `match.tag`. Default `syslog`.
+    /// Tag of the messages for `match.tag`; they leave through forward as `TAG.FACILITY.SEVERITY`. Default `syslog`.
     pub tag: String,
     /// `tls`: who we are on `tls://`, which needs it. Default `None`.
     pub tls: Option<TlsServer>,
@@ -292,7 +293,8 @@ pub enum Timezone {
 /// One `[[output.…]]` table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
-    /// 1 to 64 of `A-Za-z0-9._-`; also names the output's cursor. Default `syslog-0`, `file-0`, `stdout-0`, ….
+    /// 1 to 64 of `A-Za-z0-9._-`; also names the output's cursor. Default `syslog-0`, `forward-0`, `file-0`,
+    /// `stdout-0`, ….
     pub name: String,
     /// `match`: which messages it takes. Default: all.
     pub matches: Match,
@@ -345,10 +347,20 @@ impl Default for Retry {
 pub enum OutputKind {
     /// `[[output.syslog]]`.
     Syslog(SyslogOutput),
+    /// `[[output.forward]]`.
+    Forward(ForwardOutput),
     /// `[[output.file]]`.
     File(FileOutput),
     /// `[[output.stdout]]`.
     Stdout(StdoutOutput),
+}
+
+impl OutputKind {
+    /// Whether it waits for acknowledgements of chunks.
+    #[must_use]
+    pub fn is_forward(&self) -> bool {
+        matches!(self, OutputKind::Forward(_))
+    }
 }
 
 /// `[[output.syslog]]`: one destination, perhaps reachable in several places.
@@ -370,6 +382,58 @@ impl SyslogOutput {
     pub fn new(to: Vec<Target>) -> SyslogOutput {
         SyslogOutput { to, framing: Framing::Auto, format: SyslogFormat::Raw, tls: TlsClient::default() }
     }
+}
+
+/// `[[output.forward]]`: fluentd, fluent-bit, another twinlog.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardOutput {
+    /// The servers; how they are used is `balance`. At least one, all different, over TCP or TLS. Required.
+    pub to: Vec<Target>,
+    /// Whether a chunk counts as delivered when the server acknowledges it. Default true; false counts what the server's
+    /// kernel has taken, which a server that dies with it loses.
+    pub require_ack: bool,
+    /// How long a server may take to acknowledge a chunk before it is given up, 1 s to 1 h. Default 30 s.
+    pub ack_timeout: Duration,
+    /// Default [`Balance::Failover`].
+    pub balance: Balance,
+    /// Default [`Compress::Off`].
+    pub compress: Compress,
+    /// Chunks sent to a server and not yet acknowledged, 1 to 1024, together at most 16 MiB or one chunk: they are kept in
+    /// memory as long. A chunk has the entries of one tag in about 256 KiB of the journal; a server that answers after
+    /// 10 ms, with 20 tags, is sent 80 MB/s at most by the default, 64.
+    pub window: usize,
+    /// What is proven to the servers, and by them. Default `None`: no handshake.
+    pub login: Option<Login>,
+    /// `tls`: whose certificate is believed, and what is shown; for servers with `tls://`. A `tls` table says it of all.
+    pub tls: TlsClient,
+}
+
+impl ForwardOutput {
+    /// An output to `to` with every default.
+    #[must_use]
+    pub fn new(to: Vec<Target>) -> ForwardOutput {
+        ForwardOutput {
+            to,
+            require_ack: true,
+            ack_timeout: Duration::from_secs(30),
+            balance: Balance::Failover,
+            compress: Compress::Off,
+            window: 64,
+            login: None,
+            tls: TlsClient::default(),
+        }
+    }
+}
+
+/// How a forward output makes itself known. The files are read for every connection, so that they can be renewed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// `shared_key_file`: the file of the key that both sides know.
+    pub shared_key_file: PathBuf,
+    /// `self_hostname`: our name, 1 to 255 bytes; fluentd refuses a client that has its own. Default: the node's name.
+    pub self_hostname: String,
+    /// `username` and `password_file`, for a server that asks. Default `None`.
+    pub user: Option<(String, PathBuf)>,
 }
 
 /// `[[output.file]]`.

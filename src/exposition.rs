@@ -220,7 +220,7 @@ fn journal(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
 }
 
 fn outputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
-    let status = observed.status(SystemTime::now());
+    let (status, config) = (observed.status(SystemTime::now()), observed.config.borrow().clone());
     let outputs: Vec<(&String, &OutputStatus)> = status.nodes[0].outputs.iter().collect();
     let metrics: Vec<(String, Arc<OutputMetrics>)> = observed.metrics.outputs().into_iter().collect();
     let label = |name: &str| ("output", name.to_owned());
@@ -242,6 +242,12 @@ fn outputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     };
     out.counters("output_errors", "Failures", by_reason(|output| &output.errors))?;
     out.counters("output_lost_messages", "Messages that will never be delivered", by_reason(|output| &output.lost))?;
+    let help = "Seconds from the sending of a chunk to its acknowledgement";
+    let mut family = out.0.encode_descriptor("output_ack_seconds", help, None, MetricType::Histogram)?;
+    let is_forward = |name: &str| config.outputs.iter().any(|output| output.name == name && output.kind.is_forward());
+    for (name, output) in metrics.iter().filter(|(name, _)| is_forward(name)) {
+        output.ack_seconds.0.encode(family.encode_family(&vec![label(name)])?)?;
+    }
     let unacked = seen(|output| output.in_flight as f64);
     out.gauges("output_unacked_messages", "Messages that left and are not known to have arrived", unacked)?;
     let backlog = seen(|output| output.backlog_messages as f64);
@@ -249,7 +255,8 @@ fn outputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     out.gauges("output_lag_seconds", "Age of the oldest undelivered message", seen(|output| output.lag_seconds))?;
     let up = outputs.iter().flat_map(|(name, output)| {
         output.to.iter().map(|target| {
-            let used = output.connected && output.target.as_ref().is_none_or(|used| used == target);
+            let used = output.connected
+                && output.target.as_ref().is_none_or(|used| used.split(", ").any(|used| used == target));
             (vec![label(name), ("target", target.clone())], if used { 1.0 } else { 0.0 })
         })
     });

@@ -137,7 +137,7 @@ pub struct OutputMetrics {
     pub sent: Counter,
     /// Bytes that left.
     pub sent_bytes: Counter,
-    /// Messages known to have arrived: acknowledged by the peer's TCP, written to the disk, accepted by the kernel (UDP).
+    /// Messages known to have arrived: acknowledged by the peer or its TCP, written to the disk, accepted by the kernel (UDP).
     pub acknowledged: Counter,
     /// Messages sent and not yet known to have arrived.
     pub in_flight: Gauge,
@@ -145,8 +145,10 @@ pub struct OutputMetrics {
     pub retries: Counter,
     /// Failures by reason.
     pub errors: Reasons,
-    /// Messages that could not be delivered and never will be, by reason (`gone`, `damaged`).
+    /// Messages that could not be delivered and never will be, by reason (`gone`, `damaged`, `unreadable`).
     pub lost: Reasons,
+    /// Seconds from the sending of a chunk to its acknowledgement; of forward outputs.
+    pub ack_seconds: AckSeconds,
     connected: AtomicBool,
     oldest_undelivered: AtomicU64,
     last_error: Mutex<Option<String>>,

@@ -375,6 +375,7 @@ fn output_status(
 fn destinations(kind: &OutputKind) -> Vec<String> {
     match kind {
         OutputKind::Syslog(syslog) => syslog.to.iter().map(ToString::to_string).collect(),
+        OutputKind::Forward(forward) => forward.to.iter().map(ToString::to_string).collect(),
         OutputKind::File(file) => vec![file.path.to_string()],
         OutputKind::Stdout(_) => vec!["stdout".to_owned()],
     }

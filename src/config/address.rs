@@ -11,6 +11,8 @@ pub const SYSLOG_PORT: u16 = 514;
 
 /// The port of syslog inside TLS where a target names none (RFC 5425, 4.1).
 pub const SYSLOG_TLS_PORT: u16 = 6514;
+/// The port of fluent-forward where a target names none.
+pub const FORWARD_PORT: u16 = 24224;
 
 /// How bytes travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -171,6 +173,24 @@ impl FromStr for Target {
     }
 }
 
+/// Reads one server of a forward output: `"collector.example.net"`, `"192.0.2.1:24224"`, `"tls://collector:24224"`.
+pub(super) fn forward_target(text: &str) -> Result<Target, Invalid> {
+    let (protocol, rest) = split_protocol(text)?;
+    if protocol == Some(Protocol::Udp) {
+        return Err(Invalid::new("cannot be udp://: forward goes over TCP", format!("write \"{rest}\"")));
+    }
+    let (host, port) = split_host(rest);
+    if host.parse::<IpAddr>().is_err() && !is_host_name(host) {
+        return Err(Invalid::new("must be a host and a port", "write it as \"collector.example.net:24224\""));
+    }
+    let port = match port.map(str::parse) {
+        None => FORWARD_PORT,
+        Some(Ok(port)) if port > 0 => port,
+        _ => return Err(Invalid::new("needs a port from 1 to 65535", format!("write \"{host}:{FORWARD_PORT}\""))),
+    };
+    Ok(Target { protocol: protocol.unwrap_or(Protocol::Tcp), host: host.to_owned(), port })
+}
+
 fn split_protocol(text: &str) -> Result<(Option<Protocol>, &str), Invalid> {
     // Before anything that repeats the text in a fix: this may be a password.
     if text.contains('@') {
@@ -259,6 +279,28 @@ mod tests {
             ["siem:514", "tcp://", "tcp://a b", "tcp://:514", "tcp://a:0", "tcp://a:x", "tcp://300.1.1.1", "tcp://-a"]
         {
             assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_forward_server_is_a_host_and_maybe_a_port() {
+        for (text, shown) in [
+            ("collector.example.net", "tcp://collector.example.net:24224"),
+            ("192.0.2.1:24225", "tcp://192.0.2.1:24225"),
+            ("tcp://[2001:db8::1]:24224", "tcp://[2001:db8::1]:24224"),
+            ("2001:db8::1", "tcp://[2001:db8::1]:24224"),
+        ] {
+            let target = forward_target(text).unwrap();
+            assert_eq!(target.to_string(), shown);
+            assert_eq!(forward_target(shown), Ok(target));
+        }
+        for (bad, fix) in [
+            ("udp://a", "write \"a\""),
+            ("a:0", "write \"a:24224\""),
+            ("user:password@a", "leave out everything up to the @"),
+            ("a b", "write it as \"collector.example.net:24224\""),
+        ] {
+            assert_eq!(forward_target(bad).unwrap_err().fix, fix, "{bad}");
         }
     }
 

@@ -93,6 +93,26 @@ choice!(
 );
 
 choice!(
+    /// How chunks are spread over the servers of `[[output.forward]]`.
+    Balance {
+        /// To the first that answers; the rest stand by in order.
+        Failover = "failover",
+        /// To all that answer, in turn.
+        RoundRobin = "round_robin",
+    }
+);
+
+choice!(
+    /// Whether `[[output.forward]]` compresses what is not compressed already.
+    Compress {
+        /// No.
+        Off = "off",
+        /// With gzip, which every receiver knows.
+        Gzip = "gzip",
+    }
+);
+
+choice!(
     /// What a line of a file or of stdout is.
     FileFormat {
         /// The bytes as received.

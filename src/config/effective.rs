@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
 use super::{
-    Config, FileOutput, ForwardInput, Input, Match, Output, OutputKind, Protocol, SyslogInput, SyslogOutput, Timezone,
-    TlsClient, TlsIdentity, TlsServer,
+    Config, FileOutput, ForwardInput, ForwardOutput, Input, Login, Match, Output, OutputKind, Protocol, SyslogInput,
+    SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
 };
 
 /// Every value in force, as a file that says the same.
@@ -123,6 +123,7 @@ fn forward_input(text: &mut Text, input: &ForwardInput) {
 fn write_output(text: &mut Text, output: &Output) {
     text.table(match &output.kind {
         OutputKind::Syslog(_) => "[[output.syslog]]",
+        OutputKind::Forward(_) => "[[output.forward]]",
         OutputKind::File(_) => "[[output.file]]",
         OutputKind::Stdout(_) => "[[output.stdout]]",
     });
@@ -136,6 +137,7 @@ fn write_output(text: &mut Text, output: &Output) {
                 text.key("tls", tls);
             }
         }
+        OutputKind::Forward(forward) => forward_output(text, forward),
         OutputKind::File(FileOutput { path, format, rotate }) => {
             text.key("path", quoted(path));
             text.key("format", word(*format));
@@ -157,6 +159,29 @@ fn write_output(text: &mut Text, output: &Output) {
     );
     let (min, max) = (show_duration(output.retry.min), show_duration(output.retry.max));
     text.key("retry", format!("{{ min = {}, max = {} }}", quoted(min), quoted(max)));
+}
+
+fn forward_output(text: &mut Text, output: &ForwardOutput) {
+    let ForwardOutput { to, require_ack, ack_timeout, balance, compress, window, login, tls } = output;
+    text.key("to", list(to));
+    text.key("require_ack", require_ack.to_string());
+    if *require_ack {
+        text.key("ack_timeout", quoted(show_duration(*ack_timeout)));
+    }
+    text.key("balance", word(*balance));
+    text.key("compress", word(*compress));
+    text.key("window", window.to_string());
+    if let Some(Login { shared_key_file, self_hostname, user }) = login {
+        text.key("shared_key_file", quoted(shared_key_file.display()));
+        text.key("self_hostname", quoted(self_hostname));
+        if let Some((username, password_file)) = user {
+            text.key("username", quoted(username));
+            text.key("password_file", quoted(password_file.display()));
+        }
+    }
+    if let Some(tls) = tls_client(tls) {
+        text.key("tls", tls);
+    }
 }
 
 struct Text(String);

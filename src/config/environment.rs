@@ -52,6 +52,16 @@ pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
         {
             note(&format!("output.{}.path", output.name), finding);
         }
+        if let OutputKind::Forward(forward) = &output.kind
+            && let Some(login) = &forward.login
+        {
+            let password_file = login.user.as_ref().map(|(_, file)| file);
+            for (key, file) in [("shared_key_file", Some(&login.shared_key_file)), ("password_file", password_file)] {
+                if let Some(SecretError { what, fix }) = file.and_then(|file| read_key(file).err()) {
+                    note(&format!("output.{}.{key}", output.name), (Severity::Error, what, fix));
+                }
+            }
+        }
     }
     found
 }

@@ -19,11 +19,10 @@ use super::diagnostic::{self, Diagnostic, Place, Severity};
 use super::units::{self, Invalid};
 
 /// Keys that this version does not have, and why: the table, the key, what is said.
-const NOT_HERE: [(&str, &str, &str); 4] = [
+const NOT_HERE: [(&str, &str, &str); 3] = [
     ("", "pair", "this version runs one node; remove the table until the release with pairs"),
     ("", "hook", "this version runs no hooks; remove the table until the release that does"),
     ("", "node", "the name is no key: give it with --node or TWINLOG_NODE"),
-    ("output", "forward", "this version has no forward output; write [[output.syslog]] with a tcp:// target"),
 ];
 
 /// Errors kept at most, and warnings: nobody reads more, and a hostile text must not take all memory.
@@ -280,7 +279,8 @@ impl<'a> Table<'a> {
     fn unknown(&self, key: &str, known: &[&'static str]) -> (String, String) {
         let place = match self.path.as_str() {
             "" => "at the top level".to_owned(),
-            path @ ("input.syslog" | "input.forward" | "output.syslog" | "output.file" | "output.stdout") => {
+            path @ ("input.syslog" | "input.forward" | "output.syslog" | "output.forward" | "output.file"
+            | "output.stdout") => {
                 format!("in [[{path}]]")
             }
             path => format!("in [{path}]"),
@@ -292,6 +292,7 @@ impl<'a> Table<'a> {
         if diagnostic::is_secret(key) {
             let fix = match self.path.as_str() {
                 "input.forward" => "remove it and name a file: shared_key_file, users_file",
+                "output.forward" => "remove it and name a file: shared_key_file, password_file",
                 _ => "remove it: secrets are read from files only, and none is needed here",
             };
             return (format!("`{key}` {place} holds a secret"), fix.to_owned());
@@ -376,6 +377,15 @@ impl<'a> Value<'a> {
     /// One word of a closed set.
     pub(super) fn choice<T: Choice>(&self) -> Option<T> {
         self.parse(T::from_word)
+    }
+
+    /// True or false, without quotes.
+    pub(super) fn flag(&self) -> Option<bool> {
+        let flag = self.item.as_bool();
+        if flag.is_none() {
+            self.error(format!("must be true or false, not {}", with_article(self.item)), "write true or false");
+        }
+        flag
     }
 
     /// A duration within limits.

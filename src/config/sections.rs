@@ -18,8 +18,9 @@ use super::reader::{Findings, Spot, Table, Value, nearest};
 use super::tls;
 use super::units::Invalid;
 use super::{
-    Config, Drain, FileOutput, ForwardInput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded, MIB, Match, Output,
-    OutputKind, Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput, TagPattern, Timezone,
+    Config, Drain, FileOutput, ForwardInput, ForwardOutput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded,
+    Login, MIB, Match, Output, OutputKind, Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput,
+    TagPattern, Timezone,
 };
 use crate::proto::position::NodeName;
 
@@ -30,6 +31,9 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest path of a Unix socket: `sun_path` without its NUL, unix(7).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// Most chunks in flight: beyond, no server is kept busier.
+const WINDOW_MAX: u32 = 1024;
 
 /// The longest name of an input or output, in bytes.
 const NAME_MAX: usize = 64;
@@ -117,6 +121,12 @@ fn top_level(findings: &Findings<'_>, root: Table<'_>, node: NodeName, spots: &m
     let outputs = root.table("output");
     for table in outputs.tables("syslog") {
         config.outputs.push(output(findings, table, "syslog", spots, syslog_output));
+    }
+    for table in outputs.tables("forward") {
+        let own_name = config.node.to_string();
+        config.outputs.push(output(findings, table, "forward", spots, |findings, table, name, spots| {
+            forward_output(findings, table, name, spots, own_name)
+        }));
     }
     for table in outputs.tables("file") {
         config.outputs.push(output(findings, table, "file", spots, file_output));
@@ -282,6 +292,86 @@ fn syslog_output(findings: &Findings<'_>, table: &Table<'_>, name: &str, spots: 
     output.tls = tls::client(findings, table, &format!("output.{name}"), spots);
     tls::check_targets(table, &output);
     OutputKind::Syslog(output)
+}
+
+fn forward_output(
+    findings: &Findings<'_>,
+    table: &Table<'_>,
+    name: &str,
+    spots: &mut Spots,
+    own_name: String,
+) -> OutputKind {
+    let mut output = ForwardOutput::new(Vec::new());
+    table.set("to", &mut output.to, |value| {
+        value.list(|item| {
+            let target = item.parse(address::forward_target)?;
+            spots.targets.push((name.to_owned(), target.clone(), item.spot.clone()));
+            Some(target)
+        })
+    });
+    require(findings, table, "to", "to = [\"collector.example.net:24224\"]");
+    table.set("require_ack", &mut output.require_ack, |value| {
+        let required = value.flag()?;
+        if !required {
+            let what = "false loses what a server has taken and not written when it dies";
+            value.warning(what, "leave it out, if the server can acknowledge: fluentd, fluent-bit and twinlog can");
+        }
+        Some(required)
+    });
+    table.set("ack_timeout", &mut output.ack_timeout, |value| {
+        if !output.require_ack {
+            value.warning("has no effect without require_ack", "remove it");
+            return None;
+        }
+        value.duration(SECOND..=HOUR)
+    });
+    table.set("balance", &mut output.balance, Value::choice);
+    table.set("compress", &mut output.compress, Value::choice);
+    table.set("window", &mut output.window, |value| {
+        let chunks = value.count()?;
+        if chunks > WINDOW_MAX {
+            value.error(format!("must lie between 1 and {WINDOW_MAX}"), format!("write {WINDOW_MAX}"));
+            return None;
+        }
+        usize::try_from(chunks).ok()
+    });
+    output.login = login(table, name, spots, own_name);
+    output.tls = tls::client(findings, table, &format!("output.{name}"), spots);
+    if table.has("tls") {
+        output.to.iter_mut().for_each(|target| target.protocol = Protocol::Tls);
+    }
+    OutputKind::Forward(output)
+}
+
+fn login(table: &Table<'_>, name: &str, spots: &mut Spots, own_name: String) -> Option<Login> {
+    let (mut key_file, mut self_hostname, mut username, mut password_file) = (None, own_name, None, None);
+    let some_path = |value: &Value<'_>| path(value).map(Some);
+    table.set("shared_key_file", &mut key_file, some_path);
+    table.set("self_hostname", &mut self_hostname, |value| value.parse(handshake_name));
+    table.set("username", &mut username, |value| value.parse(handshake_name).map(Some));
+    table.set("password_file", &mut password_file, some_path);
+    for key in ["shared_key_file", "password_file"] {
+        spots.keep(format!("output.{name}.{key}"), table, key);
+    }
+    for (key, other) in [("username", "password_file"), ("password_file", "username")] {
+        if let Some(value) = table.get(key).filter(|_| table.get(other).is_none()) {
+            value.error(format!("needs {other}"), format!("add {other}, or remove {key}"));
+        }
+    }
+    for key in ["self_hostname", "username"] {
+        if let Some(value) = table.get(key).filter(|_| table.get("shared_key_file").is_none()) {
+            value.error("needs shared_key_file: without a key nobody asks", "add shared_key_file = \"forward.key\"");
+        }
+    }
+    Some(Login { shared_key_file: key_file?, self_hostname, user: username.zip(password_file) })
+}
+
+/// A name to show in a handshake: any text, but what fits a message that servers take in one read.
+fn handshake_name(text: &str) -> Result<String, Invalid> {
+    if text.is_empty() || text.len() > 255 {
+        return Err(Invalid::new("has 1 to 255 bytes", "write \"logs.example.net\""));
+    }
+    Ok(text.to_owned())
 }
 
 fn file_output(findings: &Findings<'_>, table: &Table<'_>, name: &str, spots: &mut Spots) -> OutputKind {

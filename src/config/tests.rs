@@ -79,7 +79,22 @@ fn every_key_of_the_complete_file_is_in_force() {
     assert_eq!((network.max_connections, network.idle_timeout), (Some(10_000), Some(Duration::from_secs(600))));
     assert_eq!(network.timezone, Timezone::Named("Europe/Berlin".to_owned()));
     assert_eq!((tunnel.name.as_str(), tunnel.listen.len()), ("tunnel", 2));
-    let [siem, abroad, standby, file, stdout] = &config.outputs[..] else { panic!("{:?}", config.outputs) };
+    let [siem, abroad, standby, collector, file, stdout] = &config.outputs[..] else { panic!("{:?}", config.outputs) };
+    let OutputKind::Forward(forward) = &collector.kind else { panic!("{collector:?}") };
+    let login = Login {
+        shared_key_file: "/etc/twinlog/forward.key".into(),
+        self_hostname: "logs.example.net".to_owned(),
+        user: Some(("twinlog".to_owned(), "/etc/twinlog/forward.password".into())),
+    };
+    let expected = ForwardOutput {
+        ack_timeout: Duration::from_secs(60),
+        balance: Balance::RoundRobin,
+        compress: Compress::Gzip,
+        window: 16,
+        login: Some(login),
+        ..ForwardOutput::new(forward.to.clone())
+    };
+    assert_eq!(*forward, expected);
     let OutputKind::Syslog(to) = &siem.kind else { panic!("{siem:?}") };
     assert_eq!(
         to.to.iter().map(Target::to_string).collect::<Vec<_>>(),
@@ -351,6 +366,32 @@ fn each_mistake_is_named() {
         (
             input("[output.stdout]"),
             vec!["3:1: error: `stdout` is a list of tables", "4:10: error: `stdout` is here a second time"],
+        ),
+        (output("[[output.forward]]"), vec!["3:1: error: `to` is missing"]),
+        (
+            output("[[output.forward]]\nto = \"127.0.0.1:514\"\nbalance = \"all\"\ncompress = true\nwindow = 2000"),
+            vec![
+                "4:6: error: tcp://127.0.0.1:514 is this node's own tcp://[::]:514: every message would come back for ever",
+                "5:11: error: `balance` cannot be \"all\"",
+                "6:12: error: `compress` must be a text, not true or false",
+                "7:10: error: `window` must lie between 1 and 1024",
+            ],
+        ),
+        (
+            output("[[output.forward]]\nto = [\"a\", \"a:24224\"]\nrequire_ack = false\nack_timeout = \"5s\""),
+            vec![
+                "4:12: error: tcp://a:24224 is in the list twice",
+                "5:15: warning: `require_ack` false loses what a server has taken and not written when it dies",
+                "6:15: warning: `ack_timeout` has no effect without require_ack",
+            ],
+        ),
+        (
+            output("[[output.forward]]\nto = \"a\"\nusername = \"u\"\nshared_key = \"k\""),
+            vec![
+                "5:12: error: `username` needs password_file",
+                "5:12: error: `username` needs shared_key_file: without a key nobody asks",
+                "6:1: error: `shared_key` in [[output.forward]] holds a secret",
+            ],
         ),
         (output("[[output.file]]"), vec!["3:1: error: `path` is missing"]),
         (

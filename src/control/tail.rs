@@ -13,8 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::journal::{Read, Reader};
 use crate::proto::batch::Batch;
 use crate::proto::position::JournalId;
-use crate::proto::syslog::message::{Context, Message};
-use crate::proto::syslog::render;
+use crate::proto::render::JsonLines;
 use crate::status::Observed;
 use crate::zones::Zones;
 
@@ -128,18 +127,20 @@ impl Tail {
             if self.wanted.input.as_ref().is_some_and(|input| input != envelope.origin.input) {
                 continue;
             }
-            turn += 1;
-            if turn * allowed / all == (turn - 1) * allowed / all {
-                self.skipped += 1;
-                continue;
+            let mut left_out = 0;
+            let wanted = || {
+                turn += 1;
+                let shown = turn * allowed / all > (turn - 1) * allowed / all;
+                left_out += u64::from(!shown);
+                shown
+            };
+            let zone = self.zones.get(envelope.origin.input);
+            let lines = JsonLines { journal: &self.journal, zone, raw: self.wanted.raw };
+            match lines.write(&mut self.out, &envelope, wanted) {
+                Ok(lines) => self.window.left -= u32::try_from(lines).unwrap_or(self.window.left),
+                Err(error) => tracing::error!(position = %envelope.position, %error, "cannot show a chunk"),
             }
-            let context = Context::new(&envelope.origin, self.zones.get(envelope.origin.input));
-            if let Some(message) = Message::parse(envelope.payload, &context) {
-                self.window.left -= 1;
-                let id = self.journal.message(envelope.position);
-                render::json(&mut self.out, id, &envelope, &message, self.wanted.raw);
-                self.out.push(b'\n');
-            }
+            self.skipped += left_out;
         }
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use memchr::memchr;
 
 use crate::config::{FileFormat, Framing, Protocol, SyslogFormat};
-use crate::proto::envelope::Envelope;
+use crate::proto::envelope::{Envelope, Kind};
+use crate::proto::forward::entry::Entry;
+use crate::proto::forward::event;
 use crate::proto::position::JournalId;
 use crate::proto::syslog::message::{Context, Message};
 use crate::proto::syslog::render;
@@ -15,7 +17,7 @@ use crate::zones::Zones;
 /// How a message looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// The bytes as received.
+    /// The bytes as received; an event as fluentd writes it.
     Raw,
     /// RFC 5424, with the id in the structured data.
     Rfc5424,
@@ -81,8 +83,36 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Appends the message to `out`; false for a message without content, which only a datagram can carry.
-    pub fn encode(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> bool {
+    /// Appends what `envelope` carries to `out`; gives the number of messages. A message without content is none, unless
+    /// a datagram carries it.
+    pub fn encode(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
+        let mut messages = 0;
+        self.encode_each(envelope, out, |_| messages += 1);
+        messages
+    }
+
+    /// Appends what `envelope` carries to `out`; after each message `ended` is told how long `out` is, which is where a
+    /// datagram ends.
+    pub fn encode_each(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>, mut ended: impl FnMut(usize)) {
+        match envelope.kind {
+            Kind::Syslog => {
+                if self.encode_syslog(envelope, out) {
+                    ended(out.len());
+                }
+            }
+            Kind::Forward(_) => {
+                let each = |number, entry: &Entry<'_>| {
+                    self.encode_event(envelope, number, entry, out);
+                    ended(out.len());
+                };
+                if let Err(error) = event::for_each(envelope.payload, each) {
+                    tracing::error!(position = %envelope.position, %error, "a chunk cannot be read and is left out");
+                }
+            }
+        }
+    }
+
+    fn encode_syslog(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> bool {
         if self.format == Format::Raw {
             return self.frame(envelope.payload, out);
         }
@@ -110,6 +140,25 @@ impl Encoder {
             Format::Raw => out.extend_from_slice(envelope.payload),
             Format::Rfc5424 => render::rfc5424(out, id, envelope, message),
             Format::Json => render::json(out, id, envelope, message, false),
+        }
+    }
+
+    /// An event was not received as a message of its own. `raw` is what fluentd would write: a line in a file, RFC 5424 to
+    /// whoever wants syslog.
+    fn encode_event(&self, envelope: &Envelope<'_>, number: u32, entry: &Entry<'_>, out: &mut Vec<u8>) {
+        let id = self.journal.event(envelope.position, number);
+        match (self.format, self.delimiter) {
+            (Format::Json, _) => event::json(out, id, envelope, entry, false),
+            (Format::Raw, Delimiter::Line) => event::line(out, &envelope.origin, entry),
+            (_, Delimiter::Line | Delimiter::Datagram) => event::rfc5424(out, id, envelope, entry),
+            (_, Delimiter::OctetCount | Delimiter::LineFeed) => {
+                let mut text = Vec::with_capacity(2 * entry.record.len() + 256);
+                event::rfc5424(&mut text, id, envelope, entry);
+                self.frame(&text, out);
+            }
+        }
+        if self.delimiter == Delimiter::Line {
+            out.push(b'\n');
         }
     }
 

@@ -58,7 +58,7 @@ impl File {
                 }
             }
             let (_, lines) = parts.last_mut().expect("the first message made one");
-            delivered.messages += u64::from(self.encoder.encode(&envelope, lines));
+            delivered.messages += self.encoder.encode(&envelope, lines);
         }
         delivered.bytes = parts.iter().map(|(_, lines)| lines.len() as u64).sum();
         if let Some((path, _)) = parts.last() {

@@ -1,9 +1,12 @@
 //! `match`: which messages an output takes. What a filter does not ask for is not looked at.
+//!
+//! The entries of a forward frame are taken or left together: they share input, source and tag. To `facility` and
+//! `severity_at_least` they are `user.notice`, whatever their records say.
 
 use std::net::IpAddr;
 
 use crate::config::Match;
-use crate::proto::envelope::Envelope;
+use crate::proto::envelope::{Envelope, Kind};
 use crate::proto::syslog::priority::Priority;
 
 /// A compiled `match` table; every condition that is there must hold.
@@ -36,7 +39,11 @@ impl Filter {
         if facility.is_empty() && severity_at_least.is_none() {
             return true;
         }
-        let priority = Priority::of(envelope.payload);
+        // An event's record may say otherwise, but to read the records of all would cost more than everything else.
+        let priority = match envelope.kind {
+            Kind::Syslog => Priority::of(envelope.payload),
+            Kind::Forward(_) => Priority::default(),
+        };
         let facility_fits = facility.is_empty() || facility.contains(&priority.facility());
         // A lower number is more severe (RFC 5424, table 2).
         facility_fits && severity_at_least.is_none_or(|least| priority.severity() <= least)

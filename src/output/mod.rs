@@ -1,13 +1,15 @@
 //! Outputs: each reads the journal from its own cursor and delivers. A slow or dead one holds back nobody else.
 //!
 //! Here a message is interpreted for the first time, if the output's format or `match` asks for it. The kinds are a
-//! closed set: `stream` (syslog over TCP and TLS) has a window, the others take a batch or refuse it and share one loop.
+//! closed set: `stream` (syslog over TCP and TLS) and `forward` have a window, the others take a batch or refuse it and
+//! share one loop.
 
 pub mod encode;
 pub mod endpoint;
 pub mod feed;
 pub mod file;
 pub mod filter;
+pub mod forward;
 pub mod sink;
 pub mod stream;
 pub mod wire;
@@ -31,6 +33,7 @@ use endpoint::Backoff;
 use feed::Feed;
 use file::File;
 use filter::Filter;
+use forward::{Forward, Packer};
 use sink::{Datagram, Sink, Stdout};
 use stream::Stream;
 
@@ -135,6 +138,7 @@ impl Output {
         let name = format!("output {}", settings.name);
         let to = match &settings.kind {
             OutputKind::Syslog(syslog) => syslog.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            OutputKind::Forward(forward) => forward.to.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
             OutputKind::File(file) => file.path.to_string(),
             OutputKind::Stdout(_) => "stdout".to_owned(),
         };
@@ -159,6 +163,12 @@ impl Output {
             OutputKind::Syslog(syslog) => {
                 let encoder = encoder(syslog.format.into(), Delimiter::Datagram);
                 Sink::Datagram(Datagram::new(syslog.to.clone(), encoder))
+            }
+            OutputKind::Forward(forward) => {
+                let packer = Packer::new(forward, context.journal.id().clone(), filter, context.zones.clone());
+                let forward = Forward::new(forward.clone(), packer, &settings.retry);
+                let task = context.supervisor.spawn(&name, forward.run(feed, life));
+                return Output { settings, stage, task };
             }
             OutputKind::File(file) => Sink::File(File::new(file.clone(), encoder(file.format.into(), Delimiter::Line))),
             OutputKind::Stdout(stdout) => Sink::Stdout(Stdout::new(encoder(stdout.format.into(), Delimiter::Line))),

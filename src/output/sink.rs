@@ -124,13 +124,15 @@ pub struct Datagram {
     socket: Option<UdpSocket>,
     current: usize,
     text: Vec<u8>,
+    /// Where in `text` each message ends.
+    ends: Vec<usize>,
 }
 
 impl Datagram {
     /// Sends to the first of `targets` that does not refuse.
     #[must_use]
     pub fn new(targets: Vec<Target>, encoder: Encoder) -> Datagram {
-        Datagram { targets, encoder, socket: None, current: 0, text: Vec::new() }
+        Datagram { targets, encoder, socket: None, current: 0, text: Vec::new(), ends: Vec::new() }
     }
 
     async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
@@ -154,8 +156,12 @@ impl Datagram {
         let mut delivered = Delivered::default();
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
             self.text.clear();
-            if self.encoder.encode(&envelope, &mut self.text) {
-                let text = &self.text[..self.text.len().min(DATAGRAM_BYTES_MAX)];
+            self.ends.clear();
+            self.encoder.encode_each(&envelope, &mut self.text, |end| self.ends.push(end));
+            let mut begin = 0;
+            for end in &self.ends {
+                let text = &self.text[begin..*end.min(&(begin + DATAGRAM_BYTES_MAX))];
+                begin = *end;
                 socket.send(text).await?;
                 delivered.messages += 1;
                 delivered.bytes += text.len() as u64;
@@ -181,7 +187,7 @@ impl Stdout {
         let mut lines = Vec::new();
         let mut messages = 0;
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
-            messages += u64::from(self.encoder.encode(&envelope, &mut lines));
+            messages += self.encoder.encode(&envelope, &mut lines);
         }
         let bytes = lines.len() as u64;
         // On a thread of its own: a reader that does not read must stop this output alone.

@@ -26,12 +26,12 @@ use crate::sys;
 use crate::tls;
 
 /// How long the peer's acknowledgement of the last bytes is waited for before looking again: a peer may delay it 40 ms.
-const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(40)];
+pub(super) const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(40)];
 /// How often a better address is tried while a lesser one is in use.
-const FAIL_BACK_EVERY: Duration = Duration::from_secs(15);
+pub(super) const FAIL_BACK_EVERY: Duration = Duration::from_secs(15);
 /// Bytes sent again and again for this long without any answer: the destination is gone, another has its turn. A
 /// destination that is alive and has no room is waited for (`TCP_USER_TIMEOUT` would not tell the two apart).
-const SILENCE_MAX: Duration = Duration::from_secs(15);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How often a connection that takes nothing is looked at.
 const LOOK_WHILE_BLOCKED: Duration = Duration::from_millis(100);
 
@@ -163,7 +163,7 @@ impl Stream {
             for batch in &batches {
                 let mut messages = 0;
                 for envelope in batch.envelopes().filter(|envelope| self.filter.takes(envelope)) {
-                    messages += u64::from(self.encoder.encode(&envelope, &mut out));
+                    messages += self.encoder.encode(&envelope, &mut out);
                 }
                 sent += messages;
                 feed.metrics().in_flight.inc_by(messages as i64);

@@ -7,5 +7,6 @@ pub mod batch;
 pub mod envelope;
 pub mod forward;
 pub mod position;
+pub mod render;
 pub mod stage;
 pub mod syslog;

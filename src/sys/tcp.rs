@@ -79,6 +79,28 @@ pub fn delivery(stream: &impl AsRawFd) -> io::Result<Delivery> {
     Ok(Delivery { acknowledged, silence: repeating.then_some(Duration::from_millis(silence.into())) })
 }
 
+/// Bytes that a connection's kernel has taken, in the terms of [`Delivery::acknowledged`]: once that is reached, all of
+/// them have arrived.
+///
+/// # Errors
+/// What the system says.
+pub fn taken(stream: &impl AsRawFd) -> io::Result<u64> {
+    let queued = || -> io::Result<u64> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the kernel writes one int to the place it is given.
+        Errno::result(unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) })?;
+        Ok(u64::try_from(bytes).unwrap_or(0))
+    };
+    // Two looks: an acknowledgement between them would be counted twice, or not at all.
+    loop {
+        let before = queued()?;
+        let acknowledged = delivery(stream)?.acknowledged;
+        if queued()? == before {
+            return Ok(acknowledged + before);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -93,6 +115,7 @@ mod tests {
         let mut sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let before = delivery(&sender).unwrap().acknowledged;
         sender.write_all(&[b'x'; 1000]).unwrap();
+        assert_eq!(taken(&sender).unwrap() - before, 1000);
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while delivery(&sender).unwrap().acknowledged - before < 1000 {
             assert!(std::time::Instant::now() < deadline);

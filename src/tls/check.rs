@@ -11,7 +11,9 @@ use super::error::TlsError;
 use super::facts::{Facts, date};
 use super::files;
 use super::{Client, Server};
-use crate::config::{Config, Diagnostic, Input, Loaded, OutputKind, Protocol, Severity, SyslogOutput, TlsIdentity};
+use crate::config::{
+    Config, Diagnostic, Input, Loaded, OutputKind, Protocol, Severity, Target, TlsClient, TlsIdentity,
+};
 
 /// Seconds before its end in which a certificate should be renewed: 14 days.
 const RENEWAL: i64 = 14 * 24 * 3600;
@@ -40,8 +42,11 @@ pub fn check(loaded: &Loaded, now: SystemTime, out_of_time: Severity) -> Vec<Dia
         }
     }
     for output in outputs {
-        if let OutputKind::Syslog(syslog) = &output.kind {
-            checker.syslog_output(&format!("output.{}.tls", output.name), syslog);
+        let owner = format!("output.{}.tls", output.name);
+        match &output.kind {
+            OutputKind::Syslog(syslog) => checker.output(&owner, &syslog.to, &syslog.tls),
+            OutputKind::Forward(forward) => checker.output(&owner, &forward.to, &forward.tls),
+            OutputKind::File(_) | OutputKind::Stdout(_) => {}
         }
     }
     checker.found
@@ -86,15 +91,15 @@ impl Checker<'_> {
         errors.is_empty()
     }
 
-    fn syslog_output(&mut self, owner: &str, syslog: &SyslogOutput) {
-        let mut hosts = syslog.to.iter().filter(|target| target.protocol == Protocol::Tls).peekable();
+    fn output(&mut self, owner: &str, to: &[Target], tls: &TlsClient) {
+        let mut hosts = to.iter().filter(|target| target.protocol == Protocol::Tls).peekable();
         if hosts.peek().is_none() {
             return;
         }
-        self.client(owner, &syslog.tls, hosts.map(|target| target.host.as_str()));
+        self.client(owner, tls, hosts.map(|target| target.host.as_str()));
     }
 
-    fn client<'t>(&mut self, owner: &str, settings: &crate::config::TlsClient, hosts: impl Iterator<Item = &'t str>) {
+    fn client<'t>(&mut self, owner: &str, settings: &TlsClient, hosts: impl Iterator<Item = &'t str>) {
         if !self.readable(owner, settings.identity.as_ref(), settings.ca_file.as_deref()) {
             return;
         }

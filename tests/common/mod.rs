@@ -9,6 +9,7 @@
 
 pub mod authority;
 pub mod forward;
+pub mod forward_server;
 pub mod lab;
 pub mod ports;
 pub mod sink;
@@ -18,6 +19,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, place, tls_client, tls_connect, tls_server};
+pub use forward_server::{Answer, ForwardServer, Got};
 pub use lab::{Daemon, Lab};
 pub use ports::free_port;
 pub use sink::{Framing, Sink};

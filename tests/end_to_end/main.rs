@@ -1,8 +1,8 @@
 //! The real binary between plain sockets: what goes in comes out, whatever happens meanwhile.
 //!
-//! By what is tested: `transit` (the bytes), `forward` (chunks and their acknowledgement), `inputs` (who may send and how
-//! much), `outputs` (where it goes and which messages), `pressure` (no room, no destination, no time), `life` (start,
-//! stop, restart), `reload`, `tls`.
+//! By what is tested: `transit` (the bytes), `forward` (chunks and their acknowledgement), `forward_out` (through
+//! fluent-forward), `inputs` (who may send and how much), `outputs` (where it goes and which messages), `pressure` (no
+//! room, no destination, no time), `life` (start, stop, restart), `reload`, `tls`.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -11,6 +11,7 @@
 mod common;
 
 mod forward;
+mod forward_out;
 mod inputs;
 mod life;
 mod outputs;

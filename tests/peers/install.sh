@@ -2,7 +2,8 @@
 # The programs that the tests beside this file talk to: rsyslogd with its TLS driver, logger, syslog-ng with its loggen, and
 # the client libraries of fluent-forward for Python, Node and Go.
 #
-# rsyslog and logger come as packages. Debian's rsyslog and syslog-ng exclude each other, so syslog-ng and the
+# rsyslog, logger and nftables (of tests/netns.rs) come as packages. Debian's rsyslog and syslog-ng exclude each other, so
+# syslog-ng and the
 # libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is enabled.
 # Run it as often as you like: what is there already stays.
 set -eu
@@ -28,17 +29,24 @@ if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null || ! ls /u
     DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog rsyslog-gnutls bsdutils
 fi
 
+if ! command -v nft >/dev/null || ! command -v ip >/dev/null; then
+    update
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends nftables iproute2
+fi
+
 if [ ! -e "$peers/complete" ]; then
     update
     mkdir -p "$peers/packages" "$peers/root"
-    cd "$peers/packages"
-    # apt drops to the user _apt for downloads and warns where that user may not write; the files arrive all the same.
-    for package in $syslog_ng; do
-        apt-get -qq download "$package" 2>/dev/null || echo "install.sh: no package $package here, trying without" >&2
-    done
-    for archive in *.deb; do
-        dpkg-deb -x "$archive" "$peers/root"
-    done
+    (
+        cd "$peers/packages"
+        # apt drops to the user _apt for downloads and warns where that user may not write; the files arrive all the same.
+        for package in $syslog_ng; do
+            apt-get -qq download "$package" 2>/dev/null || echo "install.sh: no package $package here, trying without" >&2
+        done
+        for archive in *.deb; do
+            dpkg-deb -x "$archive" "$peers/root"
+        done
+    )
     rm -rf "$peers/packages"
     : >"$peers/complete"
 fi

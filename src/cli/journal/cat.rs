@@ -13,8 +13,7 @@ use super::place::Place;
 use crate::journal::segment::Found;
 use crate::proto::batch::Batch;
 use crate::proto::position::Position;
-use crate::proto::syslog::message::{Context, Message};
-use crate::proto::syslog::render;
+use crate::proto::render::JsonLines;
 
 /// How often `--follow` looks for more.
 const POLL: Duration = Duration::from_millis(200);
@@ -149,15 +148,13 @@ impl Printer<'_> {
             if before_from || to.is_some() {
                 continue;
             }
-            let context = Context::new(&envelope.origin, self.directory.zones.get(envelope.origin.input));
-            // A message without content makes no event (P11), here as in every output.
-            if let Some(message) = Message::parse(envelope.payload, &context) {
-                line.clear();
-                let id = self.directory.journal.message(envelope.position);
-                render::json(&mut line, id, &envelope, &message, self.cat.raw);
-                line.push(b'\n');
-                self.out.write_all(&line)?;
+            line.clear();
+            let (journal, zone) = (&self.directory.journal, self.directory.zones.get(envelope.origin.input));
+            if let Err(error) = (JsonLines { journal, zone, raw: self.cat.raw }).write(&mut line, &envelope, || true) {
+                eprintln!("twinlog: the chunk at {} cannot be read: {error}", envelope.position);
+                self.exit = Exit::Loss;
             }
+            self.out.write_all(&line)?;
         }
         Ok(true)
     }

@@ -29,8 +29,10 @@
 //! do. Not here: the JSON mode of in_forward, sockets, and the one-byte UDP heartbeat, which needs no codec.
 
 pub mod ack;
+pub mod chunks;
 pub mod compression;
 pub mod entry;
+pub mod event;
 pub mod handshake;
 pub mod json;
 pub mod message;

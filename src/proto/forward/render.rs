@@ -27,16 +27,19 @@ use sha2::{Digest, Sha256};
 
 use super::compression::Encoding;
 use super::entry::Entries;
-use super::value::{push_array, push_bin, push_event_time_header, push_int, push_map, push_str};
+use super::value::{push_array, push_bin_header, push_event_time_header, push_int, push_map, push_str};
 use crate::proto::envelope::Timestamp;
 use crate::proto::position::{JournalId, MessageId, Position};
 use crate::proto::syslog::message::{Host, Message};
+use crate::proto::syslog::priority::Priority;
 
-const FACILITIES: [&str; 24] = [
+/// Facilities by number, named as fluentd names them.
+pub(super) const FACILITIES: [&str; 24] = [
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",
     "audit", "alert", "at", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
-const SEVERITIES: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
+/// Severities by number, named as fluentd names them.
+pub(super) const SEVERITIES: [&str; 8] = ["emerg", "alert", "crit", "err", "warn", "notice", "info", "debug"];
 
 /// Id of a chunk that we send: 16 bytes in base64, without fluentd's line feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,11 +74,23 @@ impl ChunkId {
 /// `entries` is a packed stream of `events` entries; if it is compressed, the option says so. With `chunk` the receiver
 /// must acknowledge.
 pub fn packed_forward(out: &mut Vec<u8>, tag: &[u8], entries: &[u8], events: u64, chunk: Option<&ChunkId>) {
-    let compressed = Encoding::of(entries).option();
     out.reserve(tag.len() + entries.len() + 96);
+    frame_head(out, tag, entries.len());
+    out.extend_from_slice(entries);
+    frame_tail(out, events, chunk, Encoding::of(entries));
+}
+
+/// Appends what stands in a frame before its `entries_length` bytes of entries: with [`frame_tail`] behind them, entries
+/// leave from where they are.
+pub fn frame_head(out: &mut Vec<u8>, tag: &[u8], entries_length: usize) {
     push_array(out, 3);
     push_str(out, tag);
-    push_bin(out, entries);
+    push_bin_header(out, entries_length);
+}
+
+/// Appends what stands in a frame behind its entries: the option.
+pub fn frame_tail(out: &mut Vec<u8>, events: u64, chunk: Option<&ChunkId>, encoding: Encoding) {
+    let compressed = encoding.option();
     push_map(out, 1 + u32::from(chunk.is_some()) + u32::from(compressed.is_some()));
     push_str(out, b"size");
     push_int(out, i64::try_from(events).unwrap_or(i64::MAX));
@@ -87,6 +102,16 @@ pub fn packed_forward(out: &mut Vec<u8>, tag: &[u8], entries: &[u8], events: u64
         push_str(out, b"compressed");
         push_str(out, compressed.as_bytes());
     }
+}
+
+/// Appends the tag of a syslog message: `TAG.FACILITY.SEVERITY`, as in_syslog makes it.
+pub fn syslog_tag(out: &mut Vec<u8>, tag: &[u8], priority: Priority) {
+    let (facility, severity) = (usize::from(priority.facility()), usize::from(priority.severity()));
+    out.extend_from_slice(tag);
+    out.push(b'.');
+    out.extend_from_slice(FACILITIES[facility].as_bytes());
+    out.push(b'.');
+    out.extend_from_slice(SEVERITIES[severity].as_bytes());
 }
 
 /// Appends the events of a packed stream, not compressed, as entries that every receiver takes: without metadata and

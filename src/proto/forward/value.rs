@@ -123,6 +123,7 @@ fn ext<'a>(bytes: &mut &'a [u8], length: usize) -> Option<Value<'a>> {
 }
 
 const INFALLIBLE: &str = "a Vec takes everything";
+const BOUNDED: &str = "a frame is bounded far below 4 GiB";
 
 /// Appends `text` as a str, whatever its bytes.
 #[inline]
@@ -131,9 +132,9 @@ pub(super) fn push_str(out: &mut Vec<u8>, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-pub(super) fn push_bin(out: &mut Vec<u8>, bytes: &[u8]) {
-    encode::write_bin_len(out, length(bytes)).expect(INFALLIBLE);
-    out.extend_from_slice(bytes);
+/// Appends the header of a bin of so many bytes, which follow.
+pub(super) fn push_bin_header(out: &mut Vec<u8>, bytes: usize) {
+    encode::write_bin_len(out, u32::try_from(bytes).expect(BOUNDED)).expect(INFALLIBLE);
 }
 
 pub(super) fn push_array(out: &mut Vec<u8>, values: u32) {
@@ -157,5 +158,5 @@ pub(super) fn push_event_time_header(out: &mut Vec<u8>) {
 }
 
 fn length(bytes: &[u8]) -> u32 {
-    u32::try_from(bytes.len()).expect("a frame is bounded far below 4 GiB")
+    u32::try_from(bytes.len()).expect(BOUNDED)
 }

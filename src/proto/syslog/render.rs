@@ -22,7 +22,7 @@ use super::decimal;
 use super::message::{Host, Message};
 use super::notes::Notes;
 use super::structured_data::StructuredData;
-use crate::proto::envelope::{Envelope, Flags};
+use crate::proto::envelope::{Envelope, Flags, Origin};
 use crate::proto::position::MessageId;
 
 /// The id of our structured data element. 32473 is the number that RFC 5612 reserves for examples: twinlog has none.
@@ -30,7 +30,7 @@ pub const SD_ID: &str = "twinlog@32473";
 
 /// Fraction digits of a timestamp in RFC 5424, and in JSON.
 const RFC5424_DIGITS: usize = 6;
-const JSON_DIGITS: usize = 9;
+pub(in crate::proto) const JSON_DIGITS: usize = 9;
 
 /// Appends `message` as an RFC 5424 message, without framing.
 pub fn rfc5424(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, message: &Message<'_>) {
@@ -112,24 +112,8 @@ fn push_field(out: &mut Vec<u8>, text: &str, length_max: usize) {
 
 /// Appends `message` as one JSON object without a line end; with `raw` also the payload as `raw_b64`.
 pub fn json(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, message: &Message<'_>, raw: bool) {
-    let origin = &envelope.origin;
     out.reserve(384 + message.msg.len());
-    out.extend_from_slice(b"{\"id\":\"");
-    push_id(out, id);
-    out.extend_from_slice(b"\",\"received\":\"");
-    write_rfc3339(out, origin.received_at, JSON_DIGITS);
-    out.extend_from_slice(b"\",\"source\":");
-    match origin.source {
-        Some(source) => {
-            out.push(b'"');
-            push_ip(out, source.ip().to_canonical());
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
-    }
-    out.extend_from_slice(b",\"input\":");
-    push_string(out, origin.input.as_bytes());
-    out.extend_from_slice(b",\"format\":\"");
+    push_head(out, id, &envelope.origin);
     out.extend_from_slice(message.format.as_str().as_bytes());
     out.extend_from_slice(b"\",\"pri\":");
     decimal::push(out, u64::from(message.priority.value()));
@@ -178,7 +162,27 @@ pub fn json(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, messa
     out.push(b'}');
 }
 
-fn push_flags(out: &mut Vec<u8>, flags: Flags, notes: Notes) {
+/// Appends the keys that every kind of message begins with, up to the value of `format`.
+pub(in crate::proto) fn push_head(out: &mut Vec<u8>, id: MessageId<'_>, origin: &Origin<'_>) {
+    out.extend_from_slice(b"{\"id\":\"");
+    push_id(out, id);
+    out.extend_from_slice(b"\",\"received\":\"");
+    write_rfc3339(out, origin.received_at, JSON_DIGITS);
+    out.extend_from_slice(b"\",\"source\":");
+    match origin.source {
+        Some(source) => {
+            out.push(b'"');
+            push_ip(out, source.ip().to_canonical());
+            out.push(b'"');
+        }
+        None => out.extend_from_slice(b"null"),
+    }
+    out.extend_from_slice(b",\"input\":");
+    push_string(out, origin.input.as_bytes());
+    out.extend_from_slice(b",\"format\":\"");
+}
+
+pub(in crate::proto) fn push_flags(out: &mut Vec<u8>, flags: Flags, notes: Notes) {
     out.extend_from_slice(b",\"flags\":[");
     if flags != Flags::NONE || !notes.is_empty() {
         for name in flags.names().chain(notes.names()) {
@@ -201,7 +205,7 @@ fn push_optional(out: &mut Vec<u8>, text: Option<&str>) {
 }
 
 /// Appends UTF-8 as a JSON string (RFC 8259, 7).
-fn push_string(out: &mut Vec<u8>, mut text: &[u8]) {
+pub(in crate::proto) fn push_string(out: &mut Vec<u8>, mut text: &[u8]) {
     out.push(b'"');
     loop {
         let plain = plain_prefix(text);
@@ -238,20 +242,24 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
     }
 }
 
-fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(in crate::proto) fn push_base64(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     let length = base64::encoded_len(bytes.len(), true).expect("a payload is far smaller than half the address space");
     out.resize(start + length, 0);
     BASE64.encode_slice(bytes, &mut out[start..]).expect("the space is the encoded length");
 }
 
-/// `NODE/INCARNATION/POSITION`, as `MessageId` displays it. A node's name needs no escapes in JSON or structured data.
+/// `NODE/INCARNATION/POSITION`, with `.EVENT` if it is one of a chunk, as `MessageId` displays it. A node's name needs no escapes in JSON or structured data.
 fn push_id(out: &mut Vec<u8>, id: MessageId<'_>) {
     out.extend_from_slice(id.journal.node.as_str().as_bytes());
     out.push(b'/');
     push_hexadecimal(out, id.journal.incarnation.0);
     out.push(b'/');
     decimal::push(out, id.position.0);
+    if let Some(event) = id.event {
+        out.push(b'.');
+        decimal::push(out, u64::from(event));
+    }
 }
 
 fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
@@ -287,7 +295,7 @@ mod tests {
     use super::super::message::Context;
     use super::super::zone::Zone;
     use super::*;
-    use crate::proto::envelope::{Kind, Origin, Timestamp, Transport};
+    use crate::proto::envelope::{Kind, Timestamp, Transport};
     use crate::proto::position::{Incarnation, JournalId, Position};
 
     fn journal() -> JournalId {

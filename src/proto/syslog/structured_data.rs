@@ -26,7 +26,7 @@ impl<'a> StructuredData<'a> {
     ///
     /// More is taken for well-formed than the standard allows, where nothing can be misunderstood: names of any length,
     /// a `]` without an escape inside quotes.
-    pub(super) fn read(text: &'a [u8]) -> Option<(StructuredData<'a>, &'a [u8])> {
+    pub(in crate::proto) fn read(text: &'a [u8]) -> Option<(StructuredData<'a>, &'a [u8])> {
         let mut end = 0;
         while text.get(end) == Some(&b'[') {
             end += element(&text[end..])?;
