@@ -9,3 +9,4 @@ pub mod forward;
 pub mod position;
 pub mod stage;
 pub mod syslog;
+pub mod vrrp;
