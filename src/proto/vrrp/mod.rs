@@ -27,6 +27,7 @@ pub mod datagram;
 pub mod interval;
 pub mod rejection;
 pub mod vip_list;
+pub mod virtual_router;
 mod wire;
 
 use std::fmt;
