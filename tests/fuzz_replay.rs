@@ -15,6 +15,8 @@ mod config;
 mod framing;
 #[path = "../fuzz/targets/syslog_view.rs"]
 mod syslog_view;
+#[path = "../fuzz/targets/vrrp.rs"]
+mod vrrp;
 
 /// So many files of so many bytes: corpora are kept for their meaning, not for their number.
 const FILES_MAX: usize = 200;
@@ -38,6 +40,11 @@ fn the_corpus_of_batch_passes() {
 #[test]
 fn the_corpus_of_config_passes() {
     replay("config", config::run);
+}
+
+#[test]
+fn the_corpus_of_vrrp_passes() {
+    replay("vrrp", vrrp::run);
 }
 
 fn replay(target: &str, run: fn(&[u8])) {
