@@ -3,7 +3,7 @@
 //! | state | event | what follows |
 //! | --- | --- | --- |
 //! | Initialize | startup | Backup for a master down interval; priority 255: Master |
-//! | Backup | priority 0 | wait for the skew time |
+//! | Backup | priority 0, of the master that was heard | wait for the skew time |
 //! | | priority ≥ ours, or no preemption, or its delay runs | learn the interval, wait for a master down interval |
 //! | | lower priority | ignored: the wait goes on |
 //! | | the wait is over | advertise; Master |
@@ -192,8 +192,8 @@ pub struct VirtualRouter {
     state: State,
     /// The master's, when there is another. RFC 9568, 6.1: `Active_Adver_Interval`.
     active_interval: Interval,
-    /// Who was last obeyed as a master.
-    master: Option<IpAddr>,
+    /// Who was last obeyed as a master, over IPv4 and over IPv6.
+    masters: [Option<IpAddr>; 2],
     /// The newest of each sender since the last timeout, in the order of arrival.
     pending: Vec<(IpAddr, Advertisement)>,
     outputs: VecDeque<Output>,
@@ -207,7 +207,7 @@ impl VirtualRouter {
             priority: settings.priority,
             state: State::Initialize,
             active_interval: settings.interval,
-            master: None,
+            masters: [None; 2],
             pending: Vec::with_capacity(PENDING_MAX),
             outputs: VecDeque::new(),
             settings,
@@ -229,7 +229,7 @@ impl VirtualRouter {
     /// Who was last obeyed as a master; `None` while this router is one, or has heard nobody.
     #[must_use]
     pub fn master(&self) -> Option<IpAddr> {
-        self.master
+        self.masters.into_iter().flatten().next()
     }
 
     /// The interval of the master, ours if there is none.
@@ -293,7 +293,7 @@ impl VirtualRouter {
             State::Master { .. } => self.advertise(Priority::LEAVING),
         }
         self.state = State::Initialize;
-        self.master = None;
+        self.masters = [None; 2];
         self.pending.clear();
         self.outputs.push_back(Output::BecameInitialize(Cause::Shutdown));
     }
@@ -402,7 +402,12 @@ impl VirtualRouter {
     fn hear_as_backup(&mut self, now: BootTime, source: IpAddr, heard: &Advertisement) {
         let (own, preempts) = (self.priority, self.preempts());
         let State::Backup { master_down_at, cause, outranking_since } = &mut self.state else { return };
+        let master = &mut self.masters[Family::of(source) as usize];
         if heard.priority == Priority::LEAVING {
+            // One that was master before this one says a last word; it must not hurry those who know its successor.
+            if master.is_some_and(|master| master != source) {
+                return;
+            }
             *master_down_at = now + self.active_interval.skew_time(self.priority);
             *cause = Cause::MasterLeft;
             return;
@@ -417,7 +422,7 @@ impl VirtualRouter {
             }
         }
         self.active_interval = heard.interval;
-        self.master = Some(source);
+        *master = Some(source);
         *master_down_at = now + heard.interval.master_down_interval(self.priority);
         *cause = Cause::MasterSilent;
     }
@@ -469,7 +474,7 @@ impl VirtualRouter {
     fn give_way(&mut self, now: BootTime, master: IpAddr, interval: Interval) {
         self.advertise(self.priority);
         self.active_interval = interval;
-        self.master = Some(master);
+        self.masters[Family::of(master) as usize] = Some(master);
         self.become_backup(now, Cause::BetterMaster, Cause::MasterSilent);
     }
 
@@ -488,7 +493,7 @@ impl VirtualRouter {
     }
 
     fn become_master(&mut self, now: BootTime, cause: Cause) {
-        self.master = None;
+        self.masters = [None; 2];
         self.active_interval = self.settings.interval;
         self.state = State::Master { advertise_at: now, tied_since: None };
         self.advertise_now(now);
