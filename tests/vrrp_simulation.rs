@@ -224,7 +224,10 @@ impl Simulation {
         (self.nodes[node].asleep, self.nodes[node].deaf) = (true, deaf);
         self.run_for(time);
         (self.nodes[node].asleep, self.nodes[node].deaf) = (false, false);
+        let was_master = self.nodes[node].holds;
+        let has_successor = self.nodes.iter().filter(|node| node.holds).count() > 1;
         self.wake(node);
+        assert!(!(was_master && has_successor && self.nodes[node].holds), "whoever stood still listens first");
     }
 
     fn restart(&mut self, node: usize, crash: bool, time: Duration) {
