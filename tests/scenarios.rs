@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use twinlog::proto::vrrp::advertisement::Advertisement;
 use twinlog::proto::vrrp::interval::Interval;
+use twinlog::proto::vrrp::settings::{Member, Settings};
 use twinlog::proto::vrrp::vip_list::VipList;
-use twinlog::proto::vrrp::virtual_router::{Member, Output, Settings, VirtualRouter};
+use twinlog::proto::vrrp::virtual_router::{Output, VirtualRouter};
 use twinlog::proto::vrrp::{BootTime, Family, Priority, Version, Vrid};
 
 #[test]

@@ -10,8 +10,9 @@ use std::time::Duration;
 use twinlog::proto::vrrp::advertisement::{Advertisement, ChecksumForm, Dialect, Expected};
 use twinlog::proto::vrrp::datagram::Datagram;
 use twinlog::proto::vrrp::interval::{Centiseconds, Interval};
+use twinlog::proto::vrrp::settings::{Member, Settings};
 use twinlog::proto::vrrp::vip_list::VipList;
-use twinlog::proto::vrrp::virtual_router::{Member, Output, Settings, State, VirtualRouter};
+use twinlog::proto::vrrp::virtual_router::{Output, State, VirtualRouter};
 use twinlog::proto::vrrp::{BootTime, Family, Priority, Version, Vrid};
 
 /// One input.

@@ -109,7 +109,7 @@ impl std::fmt::Debug for Password {
 impl Advertisement {
     /// The message that says it, with its checksum, to leave from `source` to `destination`.
     ///
-    /// Version 2 over IPv6 does not exist; [`Settings`](super::virtual_router::Settings) with both are refused.
+    /// Version 2 over IPv6 does not exist; [`Settings`](super::settings::Settings) with both are refused.
     #[must_use]
     pub fn encode(&self, dialect: &Dialect, source: IpAddr, destination: IpAddr) -> Vec<u8> {
         let mut message = vec![0; HEADER_LEN];

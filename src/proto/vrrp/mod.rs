@@ -27,6 +27,7 @@ pub mod announcement;
 pub mod datagram;
 pub mod interval;
 pub mod rejection;
+pub mod settings;
 pub mod vip_list;
 pub mod virtual_router;
 mod wire;

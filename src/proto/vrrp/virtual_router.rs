@@ -32,15 +32,12 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::Duration;
-
-use thiserror::Error;
 
 use super::advertisement::Advertisement;
 use super::interval::Interval;
 use super::rejection::{Differences, Rejection};
-use super::vip_list::VipList;
-use super::{BootTime, Family, Priority, Version, Vrid};
+use super::settings::{InvalidSettings, Member, Settings};
+use super::{BootTime, Family, Priority};
 
 /// Senders whose newest advertisement is kept until the next timeout. Two nodes with two families are two; the rest are
 /// strangers, and the oldest of them makes room.
@@ -49,51 +46,6 @@ const PENDING_MAX: usize = 8;
 /// A deadline missed by more than so many intervals means that this node stood still. For a master it is the moment
 /// when it has been silent for three intervals, and others have the right to its place.
 const STALL_INTERVALS: u32 = 2;
-
-/// What a virtual router is, until the configuration changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Which election.
-    pub vrid: Vrid,
-    /// How often a master advertises; also the version.
-    pub interval: Interval,
-    /// The router's priority at the start.
-    pub priority: Priority,
-    /// Whether to take the place of a master with lower priority.
-    pub preempt: bool,
-    /// How long to let it be master first, from its first advertisement on. Zero: a master down interval all the same.
-    pub preempt_delay: Duration,
-    /// One or two families; the first decides ties.
-    pub members: Vec<Member>,
-}
-
-/// The virtual router in one family.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Where our advertisements come from: the interface's primary address, over IPv6 its link-local one.
-    pub address: IpAddr,
-    /// Where the other nodes' come from, as far as known.
-    pub peers: Vec<IpAddr>,
-    /// The addresses that the master holds.
-    pub vips: VipList,
-}
-
-/// Settings that are no virtual router.
-#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
-pub enum InvalidSettings {
-    /// None, or one family twice.
-    #[error("a virtual router has one or two families")]
-    Members,
-    /// An address of one family beside virtual addresses of the other.
-    #[error("the node's address {0} and its virtual addresses are of two families")]
-    Family(IpAddr),
-    /// Version 2 is older than VRRP for IPv6.
-    #[error("version 2 has no IPv6")]
-    Version2OverIpv6,
-    /// Priority 0 is no priority to start with.
-    #[error("a router starts with a priority of 1 to 255")]
-    Priority,
-}
 
 /// The states of RFC 9568, 6.4, each with its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -518,29 +470,5 @@ impl VirtualRouter {
     fn advertise(&mut self, priority: Priority) {
         let advertisements: Vec<Advertisement> = self.advertisements(priority).collect();
         self.outputs.extend(advertisements.into_iter().map(Output::Advertise));
-    }
-}
-
-impl Settings {
-    fn check(&self) -> Result<(), InvalidSettings> {
-        match &self.members[..] {
-            [_] => {}
-            [first, second] if Family::of(first.address) != Family::of(second.address) => {}
-            _ => return Err(InvalidSettings::Members),
-        }
-        if let Some(member) = self.members.iter().find(|member| Family::of(member.address) != member.vips.family()) {
-            return Err(InvalidSettings::Family(member.address));
-        }
-        if self.interval.version() == Version::V2 && self.member(Family::V6).is_some() {
-            return Err(InvalidSettings::Version2OverIpv6);
-        }
-        if self.priority == Priority::LEAVING {
-            return Err(InvalidSettings::Priority);
-        }
-        Ok(())
-    }
-
-    fn member(&self, family: Family) -> Option<&Member> {
-        self.members.iter().find(|member| Family::of(member.address) == family)
     }
 }
