@@ -19,6 +19,8 @@ mod forward_handshake;
 mod framing;
 #[path = "../fuzz/targets/syslog_view.rs"]
 mod syslog_view;
+#[path = "../fuzz/targets/vrrp.rs"]
+mod vrrp;
 
 /// So many files of so many bytes: corpora are kept for their meaning, not for their number.
 const FILES_MAX: usize = 200;
@@ -52,6 +54,11 @@ fn the_corpus_of_forward_passes() {
 #[test]
 fn the_corpus_of_forward_handshake_passes() {
     replay("forward_handshake", forward_handshake::run);
+}
+
+#[test]
+fn the_corpus_of_vrrp_passes() {
+    replay("vrrp", vrrp::run);
 }
 
 fn replay(target: &str, run: fn(&[u8])) {

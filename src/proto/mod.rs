@@ -10,3 +10,4 @@ pub mod position;
 pub mod render;
 pub mod stage;
 pub mod syslog;
+pub mod vrrp;
