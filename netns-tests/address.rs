@@ -1,6 +1,7 @@
 //! What an address does, and when it goes.
 
-use std::net::{IpAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -204,6 +205,25 @@ fn no_connection_begins_at_a_virtual_address() {
     }
     let places = a.netlink().places_of(VIP_V6.into()).unwrap();
     assert!(places.iter().all(|place| place.is_deprecated && !place.is_tentative));
+}
+
+#[test]
+fn connections_to_a_virtual_address_work() {
+    let switch = Switch::new();
+    let (a, client) = (switch.host("a"), switch.host("client"));
+    let listener = a.visit(|| TcpListener::bind("[::]:5514")).unwrap();
+    for vip in VIPS {
+        add(&a, vip, a.eth0().index);
+        let mut there = client.visit(|| TcpStream::connect((vip, 5514))).unwrap();
+        let (mut here, from) = listener.accept().unwrap();
+        here.write_all(b"answer").unwrap();
+        drop(here);
+        let mut answer = String::new();
+        there.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+        let own = if vip.is_ipv4() { IpAddr::from(client.v4()) } else { client.v6().into() };
+        assert_eq!(from.ip().to_canonical(), own);
+    }
 }
 
 #[test]

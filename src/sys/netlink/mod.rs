@@ -39,7 +39,8 @@ const ANSWER_SECONDS: i64 = 1;
 /// A dump that was overtaken by a change is asked for again, this often at most.
 const DUMP_ATTEMPTS: usize = 8;
 
-/// A connection to the kernel's routing tables, for one request at a time.
+/// A connection to the kernel's routing tables, for one request at a time. A process after a fork opens one of its own:
+/// two that share it would take each other's answers.
 #[derive(Debug)]
 pub struct Netlink {
     socket: OwnedFd,
