@@ -60,20 +60,30 @@ fn a_program_runs_in_its_host_until_it_is_killed() {
     let program = a.start("ip", ["-o", "address", "show", "dev", "eth0"]);
     wait_until("it has written", || program.output().contains(&a.v4().to_string()));
 
-    let program = a.start("sleep", ["1000"]);
-    let state = |pid: Pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit(") ").next()?.chars().next()
-    };
-    let pid = program.pid();
+    // A shell that starts another process, so that there is one which only the lab can find.
+    let program = a.start("sh", ["-c", "trap 'echo asked; exit' USR1; sleep 1000 & while :; do wait; done"]);
+    wait_until("it has started the other", || program.processes().len() == 2);
+    let processes = program.processes();
+    assert_eq!(processes[0], program.pid());
     program.pause();
-    wait_until("it is stopped", || state(pid) == Some('T'));
+    wait_until("both are stopped", || processes.iter().all(|process| state(*process) == Some('T')));
     program.resume();
-    wait_until("it goes on", || state(pid) == Some('S'));
+    wait_until("both go on", || processes.iter().all(|process| state(*process) == Some('S')));
     program.signal(Signal::SIGUSR1);
-    wait_until("the signal ends it", || state(pid) == Some('Z'));
+    wait_until("the signal reaches it", || program.output() == "asked\n");
+    wait_until("the other dies with it", || processes.iter().all(|process| state(*process).is_none()));
+
+    let program = a.start("sh", ["-c", "sleep 1000 & while :; do wait; done"]);
+    wait_until("it has started the other", || program.processes().len() == 2);
+    let processes = program.processes();
     program.kill();
-    assert_eq!(state(pid), None);
+    assert!(processes.iter().all(|process| state(*process).is_none()));
+}
+
+/// The state letter of a process (proc(5)); `None` if it is gone.
+fn state(process: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
 }
 
 #[test]

@@ -45,8 +45,8 @@ pub struct Received {
     pub destination: IpAddr,
     /// TTL or hop limit on arrival. 0 if the kernel did not tell.
     pub ttl: u8,
-    /// When the kernel received it, however long it waited in the queue afterwards. A step of the system's clock while
-    /// it waits is an error of the same size, but it is never in the future.
+    /// When the kernel received it, however long it waited in the queue afterwards. Read from two clocks, so some
+    /// microseconds late, and as wrong as the system's clock was set while it waited; never in the future.
     pub at: Instant,
     /// Begin of the VRRP message in the buffer.
     pub begin: usize,
@@ -253,7 +253,8 @@ fn ipv4_header(packet: &[u8], at: Instant) -> Option<Received> {
 
 /// The kernel stamps packets with the system's clock, which may be set; deadlines run on the monotonic one.
 fn on_the_monotonic_clock(stamp: Option<Duration>) -> Instant {
-    let now = Instant::now();
+    // In this order: if the thread is interrupted in between, the packet seems later, never earlier than what caused it.
     let waited = stamp.and_then(|stamp| SystemTime::now().duration_since(UNIX_EPOCH + stamp).ok());
+    let now = Instant::now();
     waited.and_then(|waited| now.checked_sub(waited)).unwrap_or(now)
 }

@@ -93,7 +93,10 @@ impl Netlink {
         send(self.socket.as_raw_fd(), request.numbered(self.sequence), MsgFlags::empty())?;
         let mut consistency = Consistency::Whole;
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+            let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                length => length?,
+            };
             for message in messages(&self.buffer[..length]) {
                 let message = message?;
                 // The rest of an answer that an earlier call gave up.
