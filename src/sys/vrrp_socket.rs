@@ -46,7 +46,9 @@ pub struct Received {
     /// TTL or hop limit on arrival. 0 if the kernel did not tell.
     pub ttl: u8,
     /// When the kernel received it, however long it waited in the queue afterwards. Read from two clocks, so some
-    /// microseconds late, and as wrong as the system's clock was set while it waited; never in the future.
+    /// microseconds late, and as wrong as the system's clock was set while it waited; never in the future. In the first
+    /// moments after the host's first such socket was opened it is the time of reading: the kernel begins to stamp
+    /// packets when a work queue comes to it.
     pub at: Instant,
     /// Begin of the VRRP message in the buffer.
     pub begin: usize,
