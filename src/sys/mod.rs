@@ -4,6 +4,11 @@
 
 #![allow(unsafe_code)]
 
+pub mod link_layer;
+pub mod netlink;
 pub mod random;
+pub mod robust_mutex;
+pub mod scheduling;
 pub mod tcp;
 pub mod udp;
+pub mod vrrp_socket;

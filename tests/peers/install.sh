@@ -2,9 +2,9 @@
 # The programs that the tests beside this file talk to: rsyslogd with its TLS driver, logger, syslog-ng with its loggen, and
 # the client libraries of fluent-forward for Python, Node and Go.
 #
-# rsyslog, logger and nftables (of tests/netns.rs) come as packages. Debian's rsyslog and syslog-ng exclude each other, so
-# syslog-ng and the
-# libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is enabled.
+# rsyslog, logger and nftables (for tests/blackhole.rs) come as packages. Debian's rsyslog and syslog-ng exclude each other,
+# so syslog-ng and the libraries it misses are only unpacked, into $TWINLOG_PEERS. Nothing is started and no service is
+# enabled.
 # Run it as often as you like: what is there already stays.
 set -eu
 
