@@ -1,11 +1,13 @@
 //! `twinlog journal cat`.
 
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::{Exit, Shared};
 use super::directory::{Directory, Segment};
@@ -60,6 +62,21 @@ impl Cat {
     }
 }
 
+/// Waits for so long, or until whoever read our output has left: with nothing to write, nothing else would tell.
+fn reader_left(wait: Duration) -> bool {
+    let stdout = io::stdout();
+    // Errors are always asked for: of a pipe without a reader that is one.
+    let mut watched = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let limit = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    match poll(&mut watched, limit) {
+        Ok(_) => watched[0].revents().is_some_and(|events| events.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL)),
+        Err(_) => {
+            sleep(wait);
+            false
+        }
+    }
+}
+
 struct Printer<'a> {
     directory: &'a Directory,
     cat: &'a Cat,
@@ -87,10 +104,9 @@ impl Printer<'_> {
                 }
             }
             self.out.flush()?;
-            if !self.cat.follow {
+            if !self.cat.follow || reader_left(POLL) {
                 return Ok(());
             }
-            sleep(POLL);
         }
     }
 
