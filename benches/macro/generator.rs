@@ -19,7 +19,7 @@ use crate::measure::{Deadline, now_ns};
 use crate::message::{LINE_BYTES, MESSAGE_BYTES, Stamp, unstamped, write_stamp};
 
 /// Sleep of a generator that has nothing due, or nowhere to write: short against any relay's latency.
-const TICK: Duration = Duration::from_micros(100);
+pub const TICK: Duration = Duration::from_micros(100);
 
 /// Datagrams to a `sendmmsg`. More gains nothing measurable and arrives in lumps.
 const DATAGRAMS: usize = 64;
@@ -39,7 +39,7 @@ impl Plan {
     }
 
     /// How many messages should have been made by now, and when the next one is due.
-    fn due(&self, start_ns: u64, made: u64) -> (u64, u64) {
+    pub fn due(&self, start_ns: u64, made: u64) -> (u64, u64) {
         let now = now_ns();
         match self.rate {
             None => (self.total(), now),
@@ -199,6 +199,6 @@ pub fn send_datagrams(relay: SocketAddr, plan: &Plan, deadline: Deadline) -> Res
 }
 
 /// Takes the 50 µs that the kernel adds to sleeps by default off this thread's.
-fn precise_sleep() -> Result<()> {
+pub fn precise_sleep() -> Result<()> {
     prctl::set_timerslack(1).context("setting the timer slack")
 }

@@ -13,6 +13,7 @@
 //! Progress goes to stderr, the tables to stdout. Without `--bench`, which cargo adds, nothing is measured:
 //! `cargo test --all-targets` and nextest run bench targets too, and must not wait minutes for this one.
 
+mod chunks;
 mod generator;
 mod measure;
 mod message;
@@ -23,6 +24,7 @@ mod sink;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,14 +32,18 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use chunks::{CHUNK_EVENTS, Compressed, Senders};
 use generator::{Connections, Plan, send_datagrams};
 use measure::{Deadline, Usage, interrupted, now_ns, watch_signals};
-use relay::{Kind, Ports, Relay};
+use relay::{Flow, Kind, Ports, Relay};
 use report::{BARE, Metric, Report, Row};
-use sink::{Sink, Tally, bind_bare, receive_bare};
+use sink::{Dialect, Sink, Tally, bind_bare, receive_bare};
 
 /// Nothing new at the sink for this long, and what is missing counts as lost. Above every relay's retry interval.
 const QUIET: Duration = Duration::from_secs(4);
+
+/// Connections of the forward loads.
+const FORWARD_STREAMS: u32 = 4;
 
 /// How long idle connections are watched.
 const IDLE: Duration = Duration::from_secs(5);
@@ -86,6 +92,9 @@ enum Load {
     Latency,
     Backlog,
     Idle10k,
+    Forward,
+    ForwardGzip,
+    ForwardPaced,
 }
 
 impl Load {
@@ -101,6 +110,29 @@ impl Load {
             Load::Udp => paced(options.udp_rate, options.seconds),
             Load::Latency => paced(10_000, options.seconds),
             Load::Idle10k => Plan { streams: 10_000, per_stream: 1, rate: None },
+            Load::Forward | Load::ForwardGzip => {
+                let per_stream = options.messages / FORWARD_STREAMS;
+                Plan { streams: FORWARD_STREAMS, per_stream: per_stream.next_multiple_of(CHUNK_EVENTS), rate: None }
+            }
+            Load::ForwardPaced => {
+                let per_stream = 100_000 * options.seconds / FORWARD_STREAMS;
+                Plan { streams: FORWARD_STREAMS, per_stream, rate: Some(100_000) }
+            }
+        }
+    }
+
+    fn flow(self) -> Flow {
+        match self {
+            Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Flow::Forward,
+            _ => Flow::Syslog,
+        }
+    }
+
+    /// Whether a relay can do it.
+    fn suits(self, relay: Kind) -> bool {
+        match self {
+            Load::Backlog => relay.is_persistent(),
+            _ => self.flow() == Flow::Syslog || relay == Kind::Twinlog,
         }
     }
 
@@ -113,6 +145,9 @@ impl Load {
             Load::Latency => format!("10000 messages a second over one TCP connection for {seconds} s"),
             Load::Backlog => format!("{messages} messages taken in while the sink refuses, restart, draining"),
             Load::Idle10k => format!("10000 TCP connections that have sent one message each, idle for {IDLE:?}"),
+            Load::Forward => format!("{messages} events in acknowledged chunks of {CHUNK_EVENTS}, forward in and out"),
+            Load::ForwardGzip => format!("the same, {messages} events in chunks compressed with gzip"),
+            Load::ForwardPaced => format!("100000 events a second in acknowledged chunks for {seconds} s"),
         }
     }
 }
@@ -159,7 +194,7 @@ fn run(options: &Options) -> Result<bool> {
                     complete = false;
                 }
             };
-            for relay in relays.iter().filter(|relay| *load != Load::Backlog || relay.is_persistent()) {
+            for relay in relays.iter().filter(|relay| load.suits(**relay)) {
                 eprintln!("macro: round {round}, {} {}", load.name(), relay.name());
                 record(relay.name(), measure_row(*relay, *load, options));
                 if interrupted() {
@@ -208,6 +243,7 @@ fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
         ports: Ports::choose(),
         deadline: Deadline::after(Duration::from_secs(options.timeout)),
         kind,
+        load,
         options,
     };
     match load {
@@ -224,12 +260,15 @@ fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
         }),
         Load::Backlog => run.backlog(),
         Load::Idle10k => run.idle(),
+        Load::Forward | Load::ForwardPaced => run.forward(None),
+        Load::ForwardGzip => run.forward(Some(Arc::new(Compressed::make(&run.plan)))),
     }
 }
 
 /// One row being measured.
 struct Run<'a> {
     kind: Kind,
+    load: Load,
     plan: Plan,
     ports: Ports,
     deadline: Deadline,
@@ -238,13 +277,13 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn start_relay(&self) -> Result<Relay> {
-        Relay::start(self.kind, self.ports, &self.options.dir)
+        Relay::start(self.kind, self.ports, self.load.flow(), &self.options.dir)
     }
 
     /// Everything is up, `send` sends, the sink counts. `send` returns when it began, and connections that stay open
     /// until all has arrived.
     fn stream(&self, send: impl FnOnce(SocketAddr) -> Result<(u64, Option<Connections>)>) -> Result<Row> {
-        let sink = Sink::open(self.ports.sink, self.plan)?;
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
         let relay = self.start_relay()?;
         let before = relay.usage()?;
         let (start_ns, _open) = send(relay.address())?;
@@ -261,6 +300,27 @@ impl Run<'_> {
         Ok(row)
     }
 
+    /// Chunks in, chunks out, both acknowledged.
+    fn forward(&self, compressed: Option<Arc<Compressed>>) -> Result<Row> {
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Forward(compressed.clone()))?;
+        let relay = self.start_relay()?;
+        let mut senders = Senders::open(relay.address(), &self.plan, compressed.as_deref())?;
+        let before = relay.usage()?;
+        let start_ns = now_ns();
+        senders.send(&self.plan, self.deadline)?;
+        sink.wait(QUIET, self.deadline)?;
+        let after = relay.usage()?;
+
+        let tally = sink.close();
+        let mut row = common(&self.plan, &tally, before, after);
+        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns));
+        let quantiles = [(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)];
+        for (metric, share) in quantiles {
+            row.extend(senders.acknowledged.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
+        }
+        Ok(row)
+    }
+
     /// The sink is not there until all is taken in and the relay was restarted with it.
     fn backlog(&self) -> Result<Row> {
         let mut relay = self.start_relay()?;
@@ -272,7 +332,7 @@ impl Run<'_> {
         let taken_ns = now_ns();
         let startup = relay.restart()?;
 
-        let sink = Sink::open(self.ports.sink, self.plan)?;
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
         sink.wait(QUIET, self.deadline)?;
         let after = relay.usage()?;
         let tally = sink.close();
@@ -285,7 +345,7 @@ impl Run<'_> {
 
     /// Each connection sends a message, so that it is known to have been accepted and read; then silence.
     fn idle(&self) -> Result<Row> {
-        let sink = Sink::open(self.ports.sink, self.plan)?;
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
         let relay = self.start_relay()?;
         let before = relay.usage()?;
         let mut connections = Connections::open(relay.address(), &self.plan, self.deadline)?;

@@ -1,7 +1,7 @@
 //! The relays under test: how each is configured, started, asked what it has used, and stopped.
 //!
-//! All take syslog in over UDP and TCP on one port and pass the bytes on unchanged over TCP to the sink. A relay has its
-//! own directory, its own ports and no privileges it was not started with; it is stopped and reaped, and its directory
+//! All take syslog in over UDP and TCP on one port and pass the bytes on unchanged over TCP to the sink; twinlog does the
+//! same with forward, acknowledged at both ends. A relay has its own directory, its own ports and no privileges it was not started with; it is stopped and reaped, and its directory
 //! removed, when the value goes out of scope.
 
 use std::env;
@@ -58,9 +58,9 @@ impl Kind {
         path.is_file().then_some(path)
     }
 
-    fn config(self, dir: &Path, ports: Ports) -> String {
+    fn config(self, dir: &Path, ports: Ports, flow: Flow) -> String {
         match self {
-            Kind::Twinlog => twinlog_config(dir, ports),
+            Kind::Twinlog => twinlog_config(dir, ports, flow),
             // Room for half a million messages; a linked list of a million was no faster.
             Kind::RsyslogMemory => rsyslog_config(dir, ports, r#"queue.type="FixedArray" queue.size="500000""#),
             Kind::RsyslogDisk => rsyslog_config(
@@ -86,8 +86,28 @@ impl Kind {
 }
 
 /// The defaults of a standalone node, but for the retry: a backlog's draining should not begin with a wait of 30 s.
-fn twinlog_config(dir: &Path, Ports { input, sink }: Ports) -> String {
+fn twinlog_config(dir: &Path, Ports { input, sink }: Ports, flow: Flow) -> String {
     let dir = dir.display();
+    let flow = match flow {
+        Flow::Syslog => format!(
+            r#"[[input.syslog]]
+listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
+max_connections = 15000
+
+[[output.syslog]]
+to = ["tcp://127.0.0.1:{sink}"]
+framing = "lf"
+format = "raw""#
+        ),
+        Flow::Forward => format!(
+            r#"[[input.forward]]
+listen = "127.0.0.1:{input}"
+
+[[output.forward]]
+to = ["127.0.0.1:{sink}"]
+require_ack = true"#
+        ),
+    };
     format!(
         r#"data_dir = "{dir}/data"
 control_socket = "{dir}/control.sock"
@@ -99,14 +119,7 @@ max_size = "32GiB"
 grace = "100ms"
 stop_deadline = "2s"
 
-[[input.syslog]]
-listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
-max_connections = 15000
-
-[[output.syslog]]
-to = ["tcp://127.0.0.1:{sink}"]
-framing = "lf"
-format = "raw"
+{flow}
 retry = {{ min = "200ms", max = "1s" }}
 
 [log]
@@ -132,6 +145,15 @@ action(type="omfwd" target="127.0.0.1" port="{sink}" protocol="tcp" template="ra
        action.resumeRetryCount="-1" action.resumeInterval="1")
 "#
     )
+}
+
+/// What goes through a relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Syslog in, syslog out.
+    Syslog,
+    /// Forward in, forward out.
+    Forward,
 }
 
 #[derive(Clone, Copy)]
@@ -175,9 +197,10 @@ pub struct Relay {
 
 impl Relay {
     /// Starts the relay with an empty directory under `parent` and waits until it takes connections.
-    pub fn start(kind: Kind, ports: Ports, parent: &Path) -> Result<Relay> {
+    pub fn start(kind: Kind, ports: Ports, flow: Flow, parent: &Path) -> Result<Relay> {
         let dir = Scratch::create(parent)?;
-        fs::write(dir.0.join("config"), kind.config(&dir.0, ports)).context("writing the relay's configuration")?;
+        fs::write(dir.0.join("config"), kind.config(&dir.0, ports, flow))
+            .context("writing the relay's configuration")?;
         let child = spawn(kind, &dir.0)?;
         let mut relay = Relay { kind, ports, child, earlier: Usage::default(), dir };
         relay.wait_until_ready()?;

@@ -29,6 +29,9 @@ pub enum Metric {
     P99Ms,
     P999Ms,
     MaxMs,
+    /// From handing a chunk to the kernel to its acknowledgement.
+    AckP50Ms,
+    AckP99Ms,
     IdleCpuPercent,
     RssMb,
     RssPerConnectionKib,
@@ -52,6 +55,8 @@ impl Metric {
             Metric::P99Ms => "p99 ms",
             Metric::P999Ms => "p99.9 ms",
             Metric::MaxMs => "max ms",
+            Metric::AckP50Ms => "ack p50 ms",
+            Metric::AckP99Ms => "ack p99 ms",
             Metric::IdleCpuPercent => "idle CPU %",
             Metric::RssMb => "RSS MB",
             Metric::RssPerConnectionKib => "RSS KiB per connection",

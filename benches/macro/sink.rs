@@ -1,9 +1,9 @@
-//! The far end: a TCP server that counts what a relay delivers, and the bare UDP receiver that relays are compared to.
+//! The far end: a TCP server that counts what a relay delivers, as lines or as chunks that it acknowledges, and the bare UDP receiver that relays are compared to.
 //!
 //! A bitmap over all messages of the load tells lost from repeated. The cost is kept at some 20 ns a message, because it
 //! is paid on the relay's cores: `memchr` for the line, 16 digits of the stamp, one bit; the clock is read once a read.
 
-use std::io::{ErrorKind, IoSliceMut, Read};
+use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,10 @@ use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt, sockopt};
 
+use crate::chunks::{CHUNK_EVENTS, Compressed, Taker};
 use crate::generator::Plan;
 use crate::measure::{Deadline, Histogram, now_ns};
-use crate::message::{MESSAGE_BYTES, read_sent_ns, read_stamp};
+use crate::message::{MESSAGE_BYTES, Stamp, read_sent_ns, read_stamp};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -64,18 +65,46 @@ impl Tally {
         bytes.len() - start
     }
 
+    /// Counts the events of a chunk. One that is compressed is told by its checksum alone.
+    fn take_chunk(&mut self, entries: &[u8], compressed: Option<&Compressed>, now_ns: u64) {
+        match compressed {
+            None => entries.chunks(MESSAGE_BYTES).for_each(|entry| self.take_line(entry, now_ns)),
+            Some(compressed) => match compressed.find(entries) {
+                Some((stream, first)) => {
+                    for sequence in first..first + CHUNK_EVENTS {
+                        self.take_stamp(Stamp { stream, sequence }, now_ns);
+                    }
+                }
+                None => self.foreign += 1,
+            },
+        }
+    }
+
     fn take_line(&mut self, line: &[u8], now_ns: u64) {
-        let Some(stamp) =
-            read_stamp(line).filter(|stamp| stamp.stream < self.plan.streams && stamp.sequence < self.plan.per_stream)
-        else {
+        let Some(stamp) = read_stamp(line) else {
             self.foreign += 1;
             return;
         };
+        let is_sample = self.plan.rate.is_some() || stamp.sequence.is_multiple_of(16);
+        if self.take_stamp(stamp, now_ns)
+            && is_sample
+            && let Some(sent_ns) = read_sent_ns(line)
+        {
+            self.latency.record(now_ns.saturating_sub(sent_ns));
+        }
+    }
+
+    /// Whether it is one of the plan and came for the first time.
+    fn take_stamp(&mut self, stamp: Stamp, now_ns: u64) -> bool {
+        if stamp.stream >= self.plan.streams || stamp.sequence >= self.plan.per_stream {
+            self.foreign += 1;
+            return false;
+        }
         let index = u64::from(stamp.stream) * u64::from(self.plan.per_stream) + u64::from(stamp.sequence);
         let (word, bit) = (&mut self.seen[(index / 64) as usize], 1 << (index % 64));
         if *word & bit != 0 {
             self.repeated += 1;
-            return;
+            return false;
         }
         *word |= bit;
         self.unique += 1;
@@ -83,12 +112,17 @@ impl Tally {
         if self.first_ns == 0 {
             self.first_ns = now_ns;
         }
-        if (self.plan.rate.is_some() || stamp.sequence.is_multiple_of(16))
-            && let Some(sent_ns) = read_sent_ns(line)
-        {
-            self.latency.record(now_ns.saturating_sub(sent_ns));
-        }
+        true
     }
+}
+
+/// What a relay speaks to the sink.
+#[derive(Clone)]
+pub enum Dialect {
+    /// Lines.
+    Syslog,
+    /// Chunks of forward, compressed if all of them are given.
+    Forward(Option<Arc<Compressed>>),
 }
 
 /// A listening sink and its threads: one accepts, one for each connection reads.
@@ -100,6 +134,7 @@ pub struct Sink {
 struct Shared {
     tally: Mutex<Tally>,
     closing: AtomicBool,
+    dialect: Dialect,
 }
 
 impl Shared {
@@ -109,11 +144,11 @@ impl Shared {
 }
 
 impl Sink {
-    pub fn open(port: u16, plan: Plan) -> Result<Sink> {
+    pub fn open(port: u16, plan: Plan, dialect: Dialect) -> Result<Sink> {
         let listener =
             TcpListener::bind(("127.0.0.1", port)).with_context(|| format!("binding the sink to port {port}"))?;
         listener.set_nonblocking(true)?;
-        let shared = Arc::new(Shared { tally: Mutex::new(Tally::new(plan)), closing: AtomicBool::new(false) });
+        let shared = Arc::new(Shared { tally: Mutex::new(Tally::new(plan)), closing: AtomicBool::new(false), dialect });
         let acceptor = thread::spawn({
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
@@ -161,7 +196,10 @@ fn accept(listener: &TcpListener, shared: &Shared) {
         while !shared.closing.load(Ordering::Relaxed) {
             match listener.accept() {
                 Ok((socket, _)) => {
-                    scope.spawn(move || receive(socket, shared));
+                    scope.spawn(move || match &shared.dialect {
+                        Dialect::Syslog => receive(socket, shared),
+                        Dialect::Forward(compressed) => receive_chunks(socket, shared, compressed.as_deref()),
+                    });
                 }
                 Err(_) => thread::sleep(Duration::from_millis(2)),
             }
@@ -185,6 +223,44 @@ fn receive(mut socket: TcpStream, shared: &Shared) {
         // A line longer than the buffer is none of ours: let it go, so that there is always room to read into.
         carried = if rest < READ_BYTES { rest } else { 0 };
         buffer.copy_within(filled - rest..filled, 0);
+    }
+}
+
+/// Reads and acknowledges chunks until the connection ends or the sink closes.
+fn receive_chunks(mut socket: TcpStream, shared: &Shared, compressed: Option<&Compressed>) {
+    socket.set_nonblocking(false).and_then(|()| socket.set_read_timeout(Some(GLANCE))).expect("a fresh socket obeys");
+    socket.set_nodelay(true).expect("a fresh socket obeys");
+    let mut taker = Taker::new();
+    let (mut buffer, mut replies) = (vec![0; 2 * READ_BYTES], Vec::new());
+    let mut carried = 0;
+    while !shared.closing.load(Ordering::Relaxed) {
+        let filled = match socket.read(&mut buffer[carried..]) {
+            Ok(0) => return,
+            Ok(bytes) => carried + bytes,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => continue,
+            Err(_) => return,
+        };
+        let now = now_ns();
+        replies.clear();
+        let taken = taker.take(&buffer[..filled], &mut replies, |entries| {
+            shared.tally().take_chunk(entries, compressed, now);
+        });
+        let (taken, needed) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                eprintln!("macro: the relay's stream is no forward: {error:#}");
+                shared.tally().foreign += 1;
+                return;
+            }
+        };
+        if socket.write_all(&replies).is_err() {
+            return;
+        }
+        buffer.copy_within(taken..filled, 0);
+        carried = filled - taken;
+        if buffer.len() < needed.max(carried + 1) {
+            buffer.resize(needed + READ_BYTES, 0);
+        }
     }
 }
 
