@@ -33,7 +33,7 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 
 const TAG: &[u8] = b"bench.macro";
 /// Array of two, EventTime, map of one, key, and the header of a text that makes the entry 256 bytes long.
-const ENTRY_HEAD: &[u8] = b"\x92\xd7\x00\x69\xb0\x07\xbe\x00\x00\x00\x05\x81\xa7message\xd9\xe9";
+const ENTRY_HEAD: &[u8] = b"\x92\xd7\x00\x69\xb0\x07\xbe\x00\x00\x00\x05\x81\xa7message\xd9\xea";
 const ID_BYTES: usize = 24;
 /// `{"ack": id}` with an id of 24 bytes.
 const ACK_BYTES: usize = 6 + ID_BYTES;
@@ -149,9 +149,10 @@ impl<'a> Senders<'a> {
             deadline.check("sending chunks")?;
             let mut progress = false;
             for sender in &mut self.connections {
-                let (due, due_ns) = plan.due(start_ns, made);
-                let is_due = due >= (made + u64::from(CHUNK_EVENTS)).min(plan.total());
-                if sender.is_ready(plan) && is_due {
+                // A chunk is due when its last event is.
+                let last = (made + u64::from(CHUNK_EVENTS)).min(plan.total());
+                let (due, due_ns) = plan.due(start_ns, last);
+                if sender.is_ready(plan) && due >= last {
                     sender.fill(plan, self.compressed, due_ns);
                     made += u64::from(CHUNK_EVENTS);
                 }
