@@ -314,7 +314,7 @@ fn a_key_that_others_may_read_is_refused_by_check_and_run_and_reload() {
     let daemon = start(&lab, port, "");
     lab.configure(&config(port, &keys));
     let refused = lab.run(["reload"]);
-    assert!(!refused.status.success());
+    assert_eq!(refused.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("others may read key"), "{refused:?}");
     is_served(port);
     // With the rights right it is applied: the address stays, new connections must prove themselves.
