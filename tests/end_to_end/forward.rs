@@ -250,6 +250,23 @@ fn a_chunk_that_comes_again_is_journaled_once_also_across_a_kill() {
     assert_eq!(got.len(), 4, "{:?}", got.iter().map(|chunk| chunk.entries.len()).collect::<Vec<_>>());
 }
 
+#[test]
+fn a_chunk_that_comes_again_before_it_is_durable_is_journaled_once_if_its_client_has_left() {
+    let (lab, port) = (Lab::new(), free_port());
+    let daemon = lab.start(&("[journal]\ncommit_interval = \"1s\"\n".to_owned() + &config(port, "")));
+    let frame = packed(b"t", &entries("m", 10), Some(b"id"));
+    let mut first = Client::connect(v4(port));
+    first.send(&frame);
+    first.finish();
+    daemon.wait_for("/inputs/apps/messages", 10);
+    let mut again = Client::connect(v4(port));
+    again.send(&frame);
+    again.expect_ack(b"id");
+    first.expect_ack(b"id");
+    assert_eq!(chunks(&lab).len(), 1);
+    daemon.stop();
+}
+
 fn secrets(lab: &Lab, users: bool) -> String {
     let write = |name: &str, text: &str| {
         std::fs::write(lab.path(name), text).unwrap();

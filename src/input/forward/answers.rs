@@ -152,6 +152,12 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
         self.repeats.settled(settled.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
     }
 
+    /// Notes that the client sends nothing more: what it may send again comes on another connection.
+    pub(super) fn client_finished(&self) {
+        let owed = self.unanswered.iter();
+        self.repeats.settled(owed.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
+    }
+
     /// Goes one step on: sends, or waits until there is something to send. Cancelling loses nothing.
     ///
     /// # Errors
