@@ -450,6 +450,19 @@ fn without_acknowledgements_the_cursor_follows_the_servers_tcp() {
 }
 
 #[test]
+fn a_server_that_waits_for_a_handshake_is_not_taken_for_one_that_has_everything() {
+    let (lab, input) = (Lab::new(), free_port());
+    let security = Security { self_hostname: "s".to_owned(), shared_key: b"key".to_vec(), users: Vec::new() };
+    let server = ForwardServer::start(v4(free_port()), Answer::Right, Some(security));
+    let daemon = lab.start(&config(input, &[&server], "require_ack = false"));
+    wait_until("it asks for the key", || daemon.number("/outputs/out/errors/handshake") >= 2);
+    connect_and_send(v4(input), &lines(&numbered("m", 10)));
+    wait_until("it was tried again", || daemon.number("/outputs/out/errors/handshake") >= 5);
+    assert!(server.close().is_empty());
+    daemon.stop();
+}
+
+#[test]
 fn a_kill_and_a_restart_repeat_chunks_with_their_ids_and_lose_nothing() {
     let (lab, input, at) = (Lab::new(), free_port(), v4(free_port()));
     let server = ForwardServer::start(at, Answer::Held, None);
