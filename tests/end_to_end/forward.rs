@@ -11,7 +11,7 @@ use crate::common::forward::{
     Client, Journaled, ack, entries, entry, event_time, forward_mode, gzip, journaled, message_mode, packed,
     packed_with, record, str_of,
 };
-use crate::common::{Daemon, Lab, free_port, message, udp_to, v4, v6, wait_until};
+use crate::common::{Daemon, Lab, free_port, message, udp_to, v4, v6, wait_until, wait_until_within};
 
 /// An output that takes nothing of forward, so that the journal keeps it all.
 const OUTPUT: &str = r#"
@@ -265,6 +265,43 @@ fn a_chunk_that_comes_again_before_it_is_durable_is_journaled_once_if_its_client
     first.expect_ack(b"id");
     assert_eq!(chunks(&lab).len(), 1);
     daemon.stop();
+}
+
+/// Events of three bytes have two hundred in JSON.
+#[test]
+fn a_small_chunk_does_not_take_the_memory_of_all_its_lines() {
+    const EVENTS: usize = 1_000_000;
+    let (lab, port) = (Lab::new(), free_port());
+    let daemon = lab.start(&format!(
+        r#"
+[[input.forward]]
+name = "apps"
+listen = "127.0.0.1:{port}"
+
+[[output.file]]
+name = "out"
+path = "out"
+format = "json"
+
+[[output.stdout]]
+name = "stdout"
+format = "json"
+"#
+    ));
+    let mut client = Client::connect(v4(port));
+    client.send(&packed(b"t", &gzip(&b"\x92\0\x80".repeat(EVENTS)), Some(b"id")));
+    client.expect_ack(b"id");
+    for output in ["out", "stdout"] {
+        wait_until_within(Duration::from_secs(120), "all is written", || {
+            daemon.number(&format!("/outputs/{output}/backlog_messages")) == 0
+        });
+    }
+    let peak = daemon.peak_memory();
+    assert!(peak < 100 << 20, "{} MiB", peak >> 20);
+    daemon.stop();
+    for file in ["out", "stdout"] {
+        assert_eq!(lab.read(file).iter().filter(|byte| **byte == b'\n').count(), EVENTS, "{file}");
+    }
 }
 
 fn secrets(lab: &Lab, users: bool) -> String {
