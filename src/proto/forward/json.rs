@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::scan::{DEPTH_MAX, Unskippable, Walk};
+use super::scan::{DEPTH_MAX, Walk};
 use super::value::Value;
 
 /// The bytes are not one MessagePack value, or it is nested deeper than [`DEPTH_MAX`]. Never of an entry that was
@@ -105,7 +105,7 @@ fn push_value(out: &mut Vec<u8>, rest: &mut &[u8], place: Place) -> Option<()> {
 fn push_key(out: &mut Vec<u8>, rest: &mut &[u8], place: Place) -> Option<()> {
     let start = out.len();
     if place.in_key && matches!(Value::take(&mut &**rest)?, Value::Array(_) | Value::Map(_)) {
-        let (key, behind) = rest.split_at(whole(rest)?);
+        let (key, behind) = rest.split_at(Walk::new().skip(rest, 0).ok()?);
         push_base64(out, key);
         *rest = behind;
         return Some(());
@@ -116,14 +116,6 @@ fn push_key(out: &mut Vec<u8>, rest: &mut &[u8], place: Place) -> Option<()> {
         push_text(out, &key);
     }
     Some(())
-}
-
-/// Bytes of the value at the start of `bytes`.
-fn whole(bytes: &[u8]) -> Option<usize> {
-    match Walk::new().skip(bytes, 0) {
-        Ok(end) => Some(end),
-        Err(Unskippable::TooDeep(_) | Unskippable::Malformed) => None,
-    }
 }
 
 fn push<T: Serialize>(out: &mut Vec<u8>, value: &T) {
