@@ -409,7 +409,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_without_close_notify_is_one_between_frames_and_a_fault_inside_one() {
-        struct Truncated(&'static [u8]);
+        struct Truncated(&'static [u8], io::ErrorKind);
 
         impl AsyncRead for Truncated {
             fn poll_read(
@@ -419,13 +419,16 @@ mod tests {
             ) -> Poll<io::Result<()>> {
                 room.put_slice(std::mem::take(&mut self.0));
                 let ended = room.filled().is_empty();
-                Poll::Ready(if ended { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+                Poll::Ready(if ended { Err(self.1.into()) } else { Ok(()) })
             }
         }
 
-        assert!(matches!(frames(Truncated(b"")).next().await.end, Some(End::Stream)));
-        let mut cut = frames(Truncated(b"\x93\xa1t"));
-        assert!(cut.next().await.end.is_none());
-        assert!(matches!(cut.next().await.end, Some(End::Fault(Closed::Incomplete(3), _))));
+        for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset] {
+            let silent = frames(Truncated(b"", kind)).next().await.end;
+            assert!(matches!(silent, Some(End::Stream)), "a heartbeat");
+            let mut cut = frames(Truncated(b"\x93\xa1t", kind));
+            assert!(cut.next().await.end.is_none());
+            assert!(matches!(cut.next().await.end, Some(End::Fault(Closed::Incomplete(3) | Closed::Broken(_), _))));
+        }
     }
 }
