@@ -148,7 +148,7 @@ impl<'a> Daemon<'a> {
         let pulse = Pulse::of(&journal, Instant::now());
         let supervisor = Supervisor::default();
         let metrics = Arc::new(Metrics::default());
-        let configured = input::configured(&config, &metrics).map_err(RunError::Secrets)?;
+        let configured = configured_inputs(&config, &metrics).map_err(RunError::Secrets)?;
         let inputs = Inputs::new(input::Context {
             appender: journal.appender(),
             journal_state: journal.state(),
@@ -289,8 +289,11 @@ impl<'a> Daemon<'a> {
         if let Some(key) = needs_restart(&old, &new) {
             return Err(refused(format!("{key} changes only with a restart: systemctl restart twinlog")));
         }
-        let inputs = input::configured(&new, &self.observed.metrics);
-        let inputs = inputs.map_err(|e| refused(RunError::Secrets(e).to_string()))?;
+        let inputs = configured_inputs(&new, &self.observed.metrics);
+        let inputs = inputs.map_err(|errors| ReloadRefused {
+            reason: "files of secrets cannot be used".to_owned(),
+            diagnostics: errors.iter().map(ToString::to_string).collect(),
+        })?;
         let opened = self.inputs.bind(&inputs).map_err(|e| refused(RunError::Bind(e).to_string()))?;
         let same_admin = new.admin == old.admin;
         let admin = if same_admin { None } else { Some(open_admin(&new).map_err(|e| refused(e.to_string()))?) };
@@ -406,6 +409,14 @@ fn open_journal(config: &Config) -> Result<Journal, RunError> {
         "journal open"
     );
     Ok(journal)
+}
+
+/// The inputs with their secrets, if those of the outputs can be used too.
+fn configured_inputs(config: &Config, metrics: &Metrics) -> Result<Vec<input::Configured>, Vec<SecretError>> {
+    match (input::configured(config, metrics), output::check_secrets(&config.outputs)) {
+        (Ok(configured), Ok(())) => Ok(configured),
+        (inputs, outputs) => Err([inputs.err(), outputs.err()].into_iter().flatten().flatten().collect()),
+    }
 }
 
 fn open_admin(config: &Config) -> Result<Vec<tokio::net::TcpListener>, RunError> {

@@ -56,6 +56,6 @@ pub struct ReloadReport {
 pub struct ReloadRefused {
     /// In one line, e.g. `3 errors in the configuration` or `data_dir cannot change without a restart`.
     pub reason: String,
-    /// The configuration's errors and warnings, as `check` shows them; empty if the files are fine.
+    /// What is wrong with the configuration and the files it names, as `check` shows it; empty if they are fine.
     pub diagnostics: Vec<String>,
 }

@@ -8,7 +8,7 @@ use memchr::memchr;
 use crate::config::{FileFormat, Framing, Protocol, SyslogFormat};
 use crate::proto::envelope::{Envelope, Kind};
 use crate::proto::forward::entry::Entry;
-use crate::proto::forward::event;
+use crate::proto::forward::event::{self, Events};
 use crate::proto::position::JournalId;
 use crate::proto::syslog::message::{Context, Message};
 use crate::proto::syslog::render;
@@ -69,6 +69,21 @@ impl Delimiter {
     }
 }
 
+/// Bytes of encoded messages that are delivered before more are encoded: a chunk can have some hundred times its size as
+/// JSON.
+pub const PIECE_BYTES: usize = 4 << 20;
+
+/// What of an envelope is not encoded yet.
+#[derive(Debug)]
+pub enum Unencoded<'a> {
+    /// A message.
+    Message(Envelope<'a>),
+    /// Events of a chunk.
+    Events(Envelope<'a>, Events<'a>),
+    /// All was encoded.
+    Nothing,
+}
+
 /// Writes messages in one format with one delimiter.
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -83,32 +98,37 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Appends what `envelope` carries to `out`; gives the number of messages. A message without content is none, unless
-    /// a datagram carries it.
-    pub fn encode(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> u64 {
-        let mut messages = 0;
-        self.encode_each(envelope, out, |_| messages += 1);
-        messages
+    /// What `envelope` carries, to be encoded. Of a chunk that cannot be decompressed, nothing.
+    #[must_use]
+    pub fn begin<'a>(&self, envelope: Envelope<'a>) -> Unencoded<'a> {
+        let Kind::Forward(_) = envelope.kind else { return Unencoded::Message(envelope) };
+        match Events::of(envelope.payload) {
+            Ok(events) => Unencoded::Events(envelope, events),
+            Err(error) => {
+                tracing::error!(position = %envelope.position, %error, "a chunk cannot be read and is left out");
+                Unencoded::Nothing
+            }
+        }
     }
 
-    /// Appends what `envelope` carries to `out`; after each message `ended` is told how long `out` is, which is where a
-    /// datagram ends.
-    pub fn encode_each(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>, mut ended: impl FnMut(usize)) {
-        match envelope.kind {
-            Kind::Syslog => {
+    /// Appends what is left of an envelope to `out`, up to [`PIECE_BYTES`]; gives whether there may be more. After each
+    /// message `ended` is told how long `out` is, which is where a datagram ends. A message without content is none, unless
+    /// a datagram carries it.
+    pub fn encode_some(&self, left: &mut Unencoded<'_>, out: &mut Vec<u8>, mut ended: impl FnMut(usize)) -> bool {
+        match left {
+            Unencoded::Nothing => false,
+            Unencoded::Message(envelope) => {
                 if self.encode_syslog(envelope, out) {
                     ended(out.len());
                 }
+                *left = Unencoded::Nothing;
+                false
             }
-            Kind::Forward(_) => {
-                let each = |number, entry: &Entry<'_>| {
-                    self.encode_event(envelope, number, entry, out);
-                    ended(out.len());
-                };
-                if let Err(error) = event::for_each(envelope.payload, each) {
-                    tracing::error!(position = %envelope.position, %error, "a chunk cannot be read and is left out");
-                }
-            }
+            Unencoded::Events(envelope, events) => events.each(|number, entry| {
+                self.encode_event(envelope, number, entry, out);
+                ended(out.len());
+                out.len() < PIECE_BYTES
+            }),
         }
     }
 

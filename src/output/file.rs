@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local};
 
-use super::encode::Encoder;
+use super::encode::{Encoder, PIECE_BYTES};
 use super::filter::Filter;
 use super::sink::Delivered;
 use crate::config::{FileOutput, PathPattern, Rotate};
@@ -47,7 +47,7 @@ impl File {
     pub(super) async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
         let mut delivered = Delivered::default();
         let mut parts: Vec<(PathBuf, Vec<u8>)> = Vec::new();
-        let mut second = None;
+        let (mut second, mut waiting) = (None, 0);
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
             let now = envelope.origin.received_at.0 / 1_000_000_000;
             if second != Some(now) {
@@ -57,15 +57,29 @@ impl File {
                     parts.push((path, Vec::new()));
                 }
             }
-            let (_, lines) = parts.last_mut().expect("the first message made one");
-            delivered.messages += self.encoder.encode(&envelope, lines);
+            let (mut left, mut more) = (self.encoder.begin(envelope), true);
+            while more {
+                let (_, lines) = parts.last_mut().expect("the first message made one");
+                let before = lines.len();
+                more = self.encoder.encode_some(&mut left, lines, |_| delivered.messages += 1);
+                waiting += lines.len() - before;
+                if waiting >= PIECE_BYTES {
+                    delivered.bytes += std::mem::take(&mut waiting) as u64;
+                    self.write(&mut parts).await?;
+                }
+            }
         }
-        delivered.bytes = parts.iter().map(|(_, lines)| lines.len() as u64).sum();
-        if let Some((path, _)) = parts.last() {
-            self.path.clone_from(path);
-        }
-        self.on_thread(move |writer| parts.iter().try_for_each(|(path, lines)| writer.write(path, lines))).await?;
+        delivered.bytes += waiting as u64;
+        self.write(&mut parts).await?;
         Ok(delivered)
+    }
+
+    /// Writes what the parts hold; the last goes on, empty.
+    async fn write(&mut self, parts: &mut Vec<(PathBuf, Vec<u8>)>) -> io::Result<()> {
+        let Some((path, _)) = parts.last() else { return Ok(()) };
+        self.path.clone_from(path);
+        let full = std::mem::replace(parts, vec![(path.clone(), Vec::new())]);
+        self.on_thread(move |writer| full.iter().try_for_each(|(path, lines)| writer.write(path, lines))).await
     }
 
     pub(super) async fn commit(&mut self) -> io::Result<()> {

@@ -18,6 +18,7 @@ mod ledger;
 mod login;
 mod session;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ use super::filter::Filter;
 use super::stream::FAIL_BACK_EVERY;
 use crate::config::{Balance, Compress, ForwardOutput, Retry, Target};
 use crate::proto::batch::Batch;
-use crate::proto::forward::chunks::{self, Outgoing, Packed, pack};
+use crate::proto::envelope::Envelope;
+use crate::proto::forward::chunks::{self, Outgoing, Packed, STEP_BYTES, pack};
 use crate::proto::position::{JournalId, Mark};
 use crate::tls;
 use crate::zones::Zones;
@@ -60,14 +62,32 @@ impl Packer {
         Packer { settings: chunks::Settings { journal, gzip, ask_for_ack: output.require_ack }, filter, zones }
     }
 
-    fn pack(&self, batches: &[Batch]) -> Vec<(Mark, Packed)> {
-        let pack_one = |batch: &Batch| {
-            let packed =
-                pack(batch, &self.settings, |envelope| self.filter.takes(envelope), |input| self.zones.get(input));
-            (batch.end(), packed)
-        };
-        batches.iter().map(pack_one).collect()
+    /// Makes chunks of the first of `unpacked`, and of more as long as they are few.
+    fn pack(&self, unpacked: &mut Unpacked) -> Vec<(Mark, Packed)> {
+        let (mut all, mut bytes) = (Vec::new(), 0);
+        while bytes < STEP_BYTES
+            && let Some(batch) = unpacked.batches.front()
+        {
+            let takes = |envelope: &Envelope<'_>| self.filter.takes(envelope);
+            let packed = pack(batch, unpacked.from, &self.settings, takes, |input| self.zones.get(input));
+            bytes += packed.chunks.iter().map(Outgoing::bytes).sum::<usize>();
+            let end = batch.end();
+            unpacked.from = packed.rest.unwrap_or_default();
+            if packed.rest.is_none() {
+                unpacked.batches.pop_front();
+            }
+            all.push((end, packed));
+        }
+        all
     }
+}
+
+/// What was read and not made into chunks.
+#[derive(Debug, Default)]
+struct Unpacked {
+    batches: VecDeque<Batch>,
+    /// The envelope of the first of them to go on from.
+    from: usize,
 }
 
 /// The forward output.
@@ -76,6 +96,7 @@ pub struct Forward {
     packer: Arc<Packer>,
     tls: tls::Client,
     servers: Vec<Server>,
+    unpacked: Unpacked,
     ledger: Ledger,
     /// The server that had the last chunk: the next has its turn.
     last: usize,
@@ -128,6 +149,7 @@ impl Forward {
             settings: Arc::new(settings),
             packer: Arc::new(packer),
             servers,
+            unpacked: Unpacked::default(),
             ledger: Ledger::default(),
             last: 0,
             sessions: JoinSet::new(),
@@ -144,6 +166,10 @@ impl Forward {
         loop {
             self.open_sessions(Instant::now());
             self.hand_out(&feed);
+            if !self.ledger.has_waiting() && !self.unpacked.batches.is_empty() {
+                self.pack(&mut feed).await;
+                continue;
+            }
             if life.is_stopping() && (!self.is_up() || (feed.is_at_end() && self.ledger.is_empty())) {
                 return self.leave().await;
             }
@@ -155,26 +181,30 @@ impl Forward {
                     // A bug: it must end this task too, for the supervisor to hear of it.
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
-                batches = feed.next(), if !self.ledger.has_waiting() => self.pack(batches, &mut feed).await,
+                batches = feed.next(), if !self.ledger.has_waiting() => self.unpacked.batches = batches.into(),
                 () = sleep_until(next_try.unwrap_or_else(Instant::now)), if next_try.is_some() => {}
                 over = life.turn() => if over { return },
             }
         }
     }
 
-    /// Makes chunks of what was read. Not here: a large chunk takes a while to decompress.
-    async fn pack(&mut self, batches: Vec<Batch>, feed: &mut Feed) {
-        let packer = self.packer.clone();
-        let packed = match tokio::task::spawn_blocking(move || packer.pack(&batches)).await {
-            Ok(packed) => packed,
+    /// Makes chunks of some of what was read. Not here: a large one takes a while to decompress.
+    async fn pack(&mut self, feed: &mut Feed) {
+        let (packer, mut unpacked) = (self.packer.clone(), std::mem::take(&mut self.unpacked));
+        let pack = move || (packer.pack(&mut unpacked), unpacked);
+        let packed = match tokio::task::spawn_blocking(pack).await {
+            Ok((packed, unpacked)) => {
+                self.unpacked = unpacked;
+                packed
+            }
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        for (end, Packed { chunks, unreadable }) in packed {
+        for (end, Packed { chunks, unreadable, rest }) in packed {
             if unreadable > 0 {
                 tracing::error!(before = %end.position, events = unreadable, "a chunk cannot be read and is left out");
                 feed.metrics().lost.inc_by("unreadable", unreadable);
             }
-            self.ledger.add(end, chunks);
+            self.ledger.add(end, chunks, rest.is_some());
         }
         // What the output does not take has arrived.
         if let Some(mark) = self.ledger.progress() {

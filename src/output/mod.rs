@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::{self, OutputKind};
+use crate::config::{self, OutputKind, SecretError, read_key};
 use crate::journal::Journal;
 use crate::metrics::OutputMetrics;
 use crate::proto::stage::Stage;
@@ -108,6 +108,21 @@ pub struct Context {
     pub supervisor: Supervisor,
     /// How long a stopping output may go on to finish.
     pub grace: Duration,
+}
+
+/// Looks at the files of secrets that outputs name. They are read again for each connection; this says beforehand which
+/// would be refused then.
+///
+/// # Errors
+/// Every file that would not be used, and why.
+pub fn check_secrets(outputs: &[config::Output]) -> Result<(), Vec<SecretError>> {
+    let logins = outputs.iter().filter_map(|output| match &output.kind {
+        OutputKind::Forward(forward) => forward.login.as_ref(),
+        OutputKind::Syslog(_) | OutputKind::File(_) | OutputKind::Stdout(_) => None,
+    });
+    let files = logins.flat_map(|login| [Some(&login.shared_key_file), login.user.as_ref().map(|(_, file)| file)]);
+    let errors: Vec<SecretError> = files.flatten().filter_map(|file| read_key(file).err()).collect();
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 /// One running output.

@@ -155,16 +155,20 @@ impl Datagram {
         let socket = self.socket.as_ref().expect("just opened");
         let mut delivered = Delivered::default();
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
-            self.text.clear();
-            self.ends.clear();
-            self.encoder.encode_each(&envelope, &mut self.text, |end| self.ends.push(end));
-            let mut begin = 0;
-            for end in &self.ends {
-                let text = &self.text[begin..*end.min(&(begin + DATAGRAM_BYTES_MAX))];
-                begin = *end;
-                socket.send(text).await?;
-                delivered.messages += 1;
-                delivered.bytes += text.len() as u64;
+            let mut left = self.encoder.begin(envelope);
+            let mut more = true;
+            while more {
+                self.text.clear();
+                self.ends.clear();
+                more = self.encoder.encode_some(&mut left, &mut self.text, |end| self.ends.push(end));
+                let mut begin = 0;
+                for end in &self.ends {
+                    let text = &self.text[begin..*end.min(&(begin + DATAGRAM_BYTES_MAX))];
+                    begin = *end;
+                    socket.send(text).await?;
+                    delivered.messages += 1;
+                    delivered.bytes += text.len() as u64;
+                }
             }
         }
         Ok(delivered)
@@ -184,19 +188,26 @@ impl Stdout {
     }
 
     async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
-        let mut lines = Vec::new();
-        let mut messages = 0;
+        let (mut lines, mut delivered) = (Vec::new(), Delivered::default());
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
-            messages += self.encoder.encode(&envelope, &mut lines);
+            let mut left = self.encoder.begin(envelope);
+            while self.encoder.encode_some(&mut left, &mut lines, |_| delivered.messages += 1) {
+                delivered.bytes += write(std::mem::take(&mut lines)).await?;
+            }
         }
-        let bytes = lines.len() as u64;
-        // On a thread of its own: a reader that does not read must stop this output alone.
-        let written = tokio::task::spawn_blocking(move || {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(&lines)?;
-            stdout.flush()
-        });
-        written.await.map_err(io::Error::other)??;
-        Ok(Delivered { messages, bytes })
+        delivered.bytes += write(lines).await?;
+        Ok(delivered)
     }
+}
+
+/// Writes to the standard output; gives the number of bytes.
+async fn write(lines: Vec<u8>) -> io::Result<u64> {
+    // On a thread of its own: a reader that does not read must stop this output alone.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&lines)?;
+        stdout.flush()?;
+        Ok(lines.len() as u64)
+    });
+    written.await.map_err(io::Error::other)?
 }

@@ -158,28 +158,25 @@ impl Stream {
                 }
             };
             look_again = LOOK_AGAIN[0];
-            out.clear();
             let mut sent = 0;
             for batch in &batches {
                 let mut messages = 0;
                 for envelope in batch.envelopes().filter(|envelope| self.filter.takes(envelope)) {
-                    messages += self.encoder.encode(&envelope, &mut out);
+                    let mut left = self.encoder.begin(envelope);
+                    while self.encoder.encode_some(&mut left, &mut out, |_| messages += 1) {
+                        if link.write(&mut out, feed, life).await? {
+                            return Ok(End::Stopped);
+                        }
+                    }
                 }
                 sent += messages;
                 feed.metrics().in_flight.inc_by(messages as i64);
                 link.window.push_back((link.written + out.len() as u64, batch.end(), messages));
             }
-            link.written += out.len() as u64;
-            let mut rest = &out[..];
-            while !rest.is_empty() || link.wire.holds_back() {
-                tokio::select! {
-                    taken = link.wire.push(rest) => rest = &rest[taken?..],
-                    () = sleep(LOOK_WHILE_BLOCKED) => link.look(feed)?,
-                    over = life.turn() => if over { return Ok(End::Stopped) },
-                }
+            if link.write(&mut out, feed, life).await? {
+                return Ok(End::Stopped);
             }
             feed.metrics().sent.inc_by(sent);
-            feed.metrics().sent_bytes.inc_by(out.len() as u64);
             self.backoff.reset();
             link.look(feed)?;
         }
@@ -197,6 +194,22 @@ impl Stream {
 }
 
 impl Link {
+    /// Writes `out` to its end and empties it; true if the output's life ends before.
+    async fn write(&mut self, out: &mut Vec<u8>, feed: &mut Feed, life: &mut Life) -> io::Result<bool> {
+        self.written += out.len() as u64;
+        let mut rest = &out[..];
+        while !rest.is_empty() || self.wire.holds_back() {
+            tokio::select! {
+                taken = self.wire.push(rest) => rest = &rest[taken?..],
+                () = sleep(LOOK_WHILE_BLOCKED) => self.look(feed)?,
+                over = life.turn() => if over { return Ok(true) },
+            }
+        }
+        feed.metrics().sent_bytes.inc_by(out.len() as u64);
+        out.clear();
+        Ok(false)
+    }
+
     /// Moves the cursor over the batches that the peer's TCP has acknowledged to their last byte.
     fn look(&mut self, feed: &mut Feed) -> io::Result<()> {
         let delivery = sys::tcp::delivery(self.wire.stream.tcp())?;

@@ -402,19 +402,37 @@ fn a_server_is_logged_in_to_and_one_with_another_key_gets_nothing() {
 }
 
 #[test]
-fn a_key_that_others_may_read_is_not_used_until_that_is_mended() {
-    let (lab, input) = (Lab::new(), free_port());
-    let security = Security { self_hostname: "s".to_owned(), shared_key: b"key".to_vec(), users: Vec::new() };
-    let server = ForwardServer::start(v4(free_port()), Answer::Right, Some(security));
+fn secrets_that_others_may_read_are_refused_by_check_and_run_and_reload_and_not_used_meanwhile() {
+    let (lab, input, at) = (Lab::new(), free_port(), v4(free_port()));
+    let text = config_to(
+        input,
+        &[at.to_string()],
+        "shared_key_file = \"key\"\nself_hostname = \"c\"\nusername = \"ada\"\npassword_file = \"password\"",
+    );
+    let path = lab.configure(&text);
+    let may_read = |mode| std::fs::set_permissions(lab.path("key"), std::fs::Permissions::from_mode(mode)).unwrap();
     secret(&lab, "key", "key\n");
-    std::fs::set_permissions(lab.path("key"), std::fs::Permissions::from_mode(0o644)).unwrap();
-    let daemon = lab.start(&config(input, &[&server], "shared_key_file = \"key\""));
-    let checked = lab.command(["check", "--config", lab.path("twinlog.toml").to_str().unwrap()]).output().unwrap();
-    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
-    assert!(said.contains("others may read key (mode 0644)") && said.contains("chmod 0640 key"), "{said}");
+    may_read(0o644);
+    for verb in ["check", "run"] {
+        let done = lab.command([verb, "--config", path.to_str().unwrap()]).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(78), "{verb}: {said}");
+        assert!(said.contains("others may read key (mode 0644)") && said.contains("chmod 0640 key"), "{verb}: {said}");
+        assert!(said.contains("cannot read password"), "{verb}: {said}");
+    }
+    secret(&lab, "password", "pass\n");
+    may_read(0o600);
+    let daemon = lab.start(&text);
+    may_read(0o644);
+    let refused = lab.run(["reload"]);
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("others may read key"), "{refused:?}");
+    let security = Security { self_hostname: "s".to_owned(), shared_key: b"key".to_vec(), users: Vec::new() };
+    let server = ForwardServer::start(at, Answer::Right, Some(security));
     connect_and_send(v4(input), &lines(&numbered("m", 10)));
     wait_until("it is refused", || daemon.number("/outputs/out/errors/secret") >= 1);
-    secret(&lab, "key", "key\n");
+    may_read(0o600);
+    assert!(lab.run(["reload"]).status.success());
     server.wait_for(10);
     stop(daemon);
 }
@@ -429,6 +447,19 @@ fn without_acknowledgements_the_cursor_follows_the_servers_tcp() {
     stop(daemon);
     assert!(got.iter().all(|got| got.chunk.is_none()));
     assert_eq!(events_of(&got), 5000);
+}
+
+#[test]
+fn a_server_that_waits_for_a_handshake_is_not_taken_for_one_that_has_everything() {
+    let (lab, input) = (Lab::new(), free_port());
+    let security = Security { self_hostname: "s".to_owned(), shared_key: b"key".to_vec(), users: Vec::new() };
+    let server = ForwardServer::start(v4(free_port()), Answer::Right, Some(security));
+    let daemon = lab.start(&config(input, &[&server], "require_ack = false"));
+    wait_until("it asks for the key", || daemon.number("/outputs/out/errors/handshake") >= 2);
+    connect_and_send(v4(input), &lines(&numbered("m", 10)));
+    wait_until("it was tried again", || daemon.number("/outputs/out/errors/handshake") >= 5);
+    assert!(server.close().is_empty());
+    daemon.stop();
 }
 
 #[test]

@@ -116,14 +116,15 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
 
     /// When it is too late for the next answer.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let since = if self.out.is_empty() { self.unanswered.front().map(|frame| frame.received) } else { None };
-        let sending = (!self.out.is_empty()).then_some(self.moved_at);
-        since.or(sending).map(|since| since + ANSWER_WITHIN)
+        let waiting = || self.unanswered.front().map(|frame| frame.received);
+        let since = if self.waits_for_client() { Some(self.moved_at) } else { waiting() };
+        since.map(|since| since + ANSWER_WITHIN)
     }
 
     /// Whether the next answer waits for the client, which does not read, and not for the journal.
     pub(super) fn waits_for_client(&self) -> bool {
-        !self.out.is_empty()
+        // Inside TLS what was written may still be here.
+        !self.out.is_empty() || self.unflushed
     }
 
     /// Makes ready, in the frames' order, every answer that is due.
@@ -149,6 +150,12 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
     fn settle(&mut self, count: usize) {
         let settled = self.unanswered.drain(..count);
         self.repeats.settled(settled.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
+    }
+
+    /// Notes that the client sends nothing more: what it may send again comes on another connection.
+    pub(super) fn client_finished(&self) {
+        let owed = self.unanswered.iter();
+        self.repeats.settled(owed.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
     }
 
     /// Goes one step on: sends, or waits until there is something to send. Cancelling loses nothing.
@@ -195,5 +202,46 @@ impl<W> Drop for Answers<W> {
     fn drop(&mut self) {
         let left = self.unanswered.drain(..);
         self.repeats.settled(left.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use super::*;
+
+    /// Takes everything into a buffer of its own and gets rid of nothing, as TLS above a socket without room.
+    struct Stuck;
+
+    impl AsyncWrite for Stuck {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_leave_the_tls_buffer_has_a_deadline() {
+        let (_durable, promise) = watch::channel(Mark::default());
+        let mut answers = Answers::new(Stuck, Promise::durable(promise), Arc::default(), Arc::default());
+        answers.owe(Unanswered {
+            id: b"id"[..].into(),
+            mark: Mark::default(),
+            received: Instant::now(),
+            fingerprint: None,
+        });
+        answers.collect();
+        answers.step().await.unwrap();
+        assert!(!answers.is_done() && answers.waits_for_client());
+        assert!(answers.deadline().is_some(), "nobody would ever cut the connection");
     }
 }

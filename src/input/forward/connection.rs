@@ -214,7 +214,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let copy = timeout(ANSWER_WITHIN, self.journaled(first)).await.ok().flatten();
             self.frames.judge(first, copy.as_ref());
         }
-        self.ended |= end.is_some();
+        if end.is_some() {
+            self.ended = true;
+            self.answers.client_finished();
+        }
         if let Some(End::Fault(closed, tag)) = end {
             let (input, source) = (&self.settings.config.name, self.source);
             let (reason, limit) = (closed.reason(), self.settings.config.max_chunk);

@@ -33,6 +33,10 @@ const BEGIN_BYTES: usize = 256 * 1024;
 const TOGETHER_BYTES: usize = 4 * 1024 * 1024;
 /// Largest entries of a frame as they are journaled, in bytes: with one more batch's beginning they fit a batch.
 const ENTRIES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Answers that frames of one read may ask for; the next frame waits in its buffer until those are given.
+const ASKED_MAX: usize = 1024;
+/// Decompressed bytes at which no further frame of a read is looked at: other connections have their turn.
+const INFLATED_BYTES_TOGETHER: usize = 16 * 1024 * 1024;
 /// How many times its largest size a compressed frame may have when decompressed.
 const INFLATED_TIMES: usize = 4;
 
@@ -144,6 +148,8 @@ pub(super) struct Frames<R> {
     /// The begin of a frame; if `unread`, also whole ones that were not looked at yet.
     rest: Vec<u8>,
     unread: bool,
+    /// Whether nothing came yet.
+    silent: bool,
     /// What is known of the frame at the start of `rest`.
     verdict: Option<Verdict>,
     pub(super) share: Share,
@@ -167,8 +173,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     ) -> Frames<R> {
         let scanner = Scanner::new(settings.config.max_chunk);
         let unread = !rest.is_empty();
-        let verdict = None;
-        Frames { reader, source, transport, settings, metrics, repeats, scanner, rest, unread, verdict, share }
+        let (silent, verdict) = (rest.is_empty(), None);
+        Frames { reader, source, transport, settings, metrics, repeats, scanner, rest, unread, silent, verdict, share }
     }
 
     /// Whether no frame has begun.
@@ -192,6 +198,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 let mut room = ReadBuf::new(&mut bytes[BEGIN_BYTES..]);
                 let read = match ready!(Pin::new(&mut self.reader).poll_read(context, &mut room)) {
                     Ok(()) => room.filled().len(),
+                    // Inside TLS: FIN without `close_notify`, as clients do it. Frames tell whether something is missing.
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                    // A heartbeat inside TLS, closed with our session tickets unread.
+                    Err(error) if self.silent && error.kind() == io::ErrorKind::ConnectionReset => 0,
                     Err(error) => return Poll::Ready(self.ended(End::Fault(Closed::Broken(error), None))),
                 };
                 if read == 0 {
@@ -201,6 +211,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                     };
                     return Poll::Ready(self.ended(end));
                 }
+                self.silent = false;
                 if self.rest.len() <= BEGIN_BYTES {
                     let begin = BEGIN_BYTES - self.rest.len();
                     bytes[begin..BEGIN_BYTES].copy_from_slice(&self.rest);
@@ -236,10 +247,16 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     /// Takes the whole frames at the front; also says how many bytes they are.
     fn take(&mut self, filled: &[u8], accept: &mut Scratch) -> (Taken, usize) {
         let mut taken = Taken { received: now(), ..Taken::default() };
-        let mut at = 0;
+        let (mut at, mut inflated) = (0, 0);
         while at < filled.len() && taken.suspect.is_none() && !self.unread {
             match self.take_one(&filled[at..], accept, &mut taken) {
-                Ok(Some(length)) => at += length,
+                Ok(Some(length)) => {
+                    at += length;
+                    inflated += accept.used();
+                    // What is whole here can ask for a thousand times as much: of answers, and of decompressed bytes.
+                    let enough = taken.asked.len() >= ASKED_MAX || inflated >= INFLATED_BYTES_TOGETHER;
+                    self.unread = enough && at < filled.len();
+                }
                 Ok(None) => break,
                 Err(closed) => {
                     let tag = tag_of(&filled[at..]).map(<[u8]>::to_vec);
@@ -339,5 +356,79 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             let id = frame.option.chunk?;
             Some(repeats::holds(batch, self.source.ip(), frame.tag, id, accepted.entries))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::Budget;
+    use super::*;
+    use crate::config::ForwardInput;
+    use crate::proto::forward::compression::gzip;
+    use crate::proto::forward::render::packed_forward;
+
+    fn frames<R: AsyncRead + Unpin>(reader: R) -> Frames<R> {
+        let config = ForwardInput::new("apps".to_owned(), Vec::new());
+        Frames::new(
+            (reader, Vec::new()),
+            ("192.0.2.7:51400".parse().unwrap(), Transport::Tls),
+            Arc::new(Settings { config, security: None }),
+            Arc::default(),
+            Arc::default(),
+            Share::new(Arc::new(Budget::new(1 << 20))),
+        )
+    }
+
+    #[tokio::test]
+    async fn frames_without_events_ask_for_so_many_answers_at_a_time() {
+        let stream = b"\x93\xa1t\x90\x81\xa5chunk\xa1x".repeat(5000);
+        let mut frames = frames(&stream[..]);
+        let (mut reads, mut answers) = (0, 0);
+        while answers < 5000 {
+            let taken = frames.next().await;
+            assert!(taken.end.is_none() && taken.asked.len() <= ASKED_MAX);
+            (reads, answers) = (reads + 1, answers + taken.asked.len());
+            assert_eq!(frames.is_between_frames(), answers == 5000);
+        }
+        assert_eq!(reads, 5);
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_between_large_decompressed_frames() {
+        let large = [&b"\x92\x01\x81\xa1a\xdb\0\x80\0\0"[..], &vec![b'x'; 8 << 20]].concat();
+        let (mut packed, mut stream) = (Vec::new(), Vec::new());
+        gzip(&mut packed, &large);
+        (0..5).for_each(|_| packed_forward(&mut stream, b"t", &packed, 1, None));
+        let mut frames = frames(&stream[..]);
+        let mut events = Vec::new();
+        for _ in 0..3 {
+            events.push(frames.next().await.batch.messages());
+        }
+        assert_eq!(events, [2, 2, 1]);
+    }
+
+    #[tokio::test]
+    async fn an_end_without_close_notify_is_one_between_frames_and_a_fault_inside_one() {
+        struct Truncated(&'static [u8], io::ErrorKind);
+
+        impl AsyncRead for Truncated {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                room: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                room.put_slice(std::mem::take(&mut self.0));
+                let ended = room.filled().is_empty();
+                Poll::Ready(if ended { Err(self.1.into()) } else { Ok(()) })
+            }
+        }
+
+        for kind in [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset] {
+            let silent = frames(Truncated(b"", kind)).next().await.end;
+            assert!(matches!(silent, Some(End::Stream)), "a heartbeat");
+            let mut cut = frames(Truncated(b"\x93\xa1t", kind));
+            assert!(cut.next().await.end.is_none());
+            assert!(matches!(cut.next().await.end, Some(End::Fault(Closed::Incomplete(3) | Closed::Broken(_), _))));
+        }
     }
 }

@@ -67,10 +67,8 @@ where
             Ok(0) if received.is_empty() => return Err(Refused::Left),
             Ok(0) => return Err(HandshakeError::Unexpected("PING").into()),
             Ok(_) => {}
-            // So a heartbeat looks whose client does not wait for the HELO.
-            Err(error) if received.is_empty() && error.kind() == io::ErrorKind::ConnectionReset => {
-                return Err(Refused::Left);
-            }
+            // So a heartbeat looks whose client does not wait for the HELO, or inside TLS says no goodbye.
+            Err(error) if received.is_empty() && has_left(&error) => return Err(Refused::Left),
             Err(error) => return Err(error.into()),
         }
         if let Step::Complete(length) = scanner.scan(&received)? {
@@ -85,6 +83,10 @@ where
     }
     received.drain(..length);
     Ok((peer?, received))
+}
+
+fn has_left(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof)
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, message: &[u8]) -> io::Result<()> {

@@ -5,7 +5,8 @@
 //! random half. So a chunk is looked up by client address, tag and id, is suspected if length and checksum of its entries
 //! agree, and is a repeat only if the journal holds the same bytes.
 //!
-//! A chunk that is still on its way on a connection that lives is no candidate: its client has not given up on it. The
+//! A chunk that is still on its way on a connection that lives is no candidate: its client has not given up on it. One
+//! whose connection the client has closed is: a network that comes back delivers the old connection's bytes too. The
 //! window is bounded in number and age; what falls out of it is journaled again, which is what at-least-once permits.
 //! After a restart it is filled from the journal's tail: what was acknowledged is not known there, so all of it counts
 //! as interrupted.
@@ -65,7 +66,7 @@ struct Known {
     fingerprint: Fingerprint,
     first: First,
     received: Timestamp,
-    /// Not yet acknowledged, on a connection that lives.
+    /// Not yet acknowledged, on a connection whose client may still wait for it.
     in_flight: bool,
 }
 
@@ -111,7 +112,7 @@ impl Repeats {
         self.note(fingerprint, first, received, true);
     }
 
-    /// Notes that chunks are acknowledged, or that their connection is gone.
+    /// Notes that chunks are acknowledged, or that nobody waits for it on their connection.
     pub fn settled(&self, chunks: impl Iterator<Item = (Fingerprint, Mark)>) {
         let mut window = self.lock();
         for (fingerprint, end) in chunks {

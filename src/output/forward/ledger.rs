@@ -21,6 +21,8 @@ pub(super) struct Ledger {
     batches: VecDeque<(Mark, usize)>,
     /// Number of the first of them.
     first: u64,
+    /// How many chunks of the last of them there are, if it has more: it then counts as one more that has not arrived.
+    unfinished: Option<usize>,
     waiting: BTreeMap<Place, Arc<Outgoing>>,
     sent: HashMap<ChunkId, Sent>,
 }
@@ -33,11 +35,19 @@ struct Sent {
 }
 
 impl Ledger {
-    /// Adds the chunks of the next batch, which ends at `end`.
-    pub(super) fn add(&mut self, end: Mark, chunks: Vec<Outgoing>) {
-        let batch = self.first + self.batches.len() as u64;
-        self.batches.push_back((end, chunks.len()));
-        let places = (0..).map(|number| (batch, number));
+    /// Adds chunks of the next batch, which ends at `end`; if it `has_more`, those come with the next call.
+    pub(super) fn add(&mut self, end: Mark, chunks: Vec<Outgoing>, has_more: bool) {
+        let number = self.unfinished.take().unwrap_or_else(|| {
+            self.batches.push_back((end, 1));
+            0
+        });
+        let batch = self.first + self.batches.len() as u64 - 1;
+        if let Some((_, left)) = self.batches.back_mut() {
+            *left += chunks.len();
+            *left -= usize::from(!has_more);
+        }
+        self.unfinished = has_more.then_some(number + chunks.len());
+        let places = (number..).map(|number| (batch, number));
         self.waiting.extend(places.zip(chunks.into_iter().map(Arc::new)));
     }
 
@@ -55,7 +65,7 @@ impl Ledger {
 
     /// Whether everything that was read has arrived.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.sent.is_empty()
+        self.waiting.is_empty() && self.sent.is_empty() && self.unfinished.is_none()
     }
 
     /// A chunk has arrived; gives it back. `None` if it was with nobody.
@@ -105,9 +115,9 @@ mod tests {
     #[test]
     fn the_cursor_moves_over_the_batches_that_have_arrived_whole() {
         let mut ledger = Ledger::default();
-        ledger.add(mark(10), vec![chunk(1), chunk(2)]);
-        ledger.add(mark(20), vec![chunk(3)]);
-        ledger.add(mark(30), Vec::new());
+        ledger.add(mark(10), vec![chunk(1), chunk(2)], false);
+        ledger.add(mark(20), vec![chunk(3)], false);
+        ledger.add(mark(30), Vec::new(), false);
         let arrived = |ledger: &mut Ledger, id| ledger.arrived(id).map(|chunk| chunk.events);
         let ids: Vec<_> = (0..3).map(|_| ledger.give(0).unwrap().id).collect();
         assert_eq!(ledger.give(0), None);
@@ -119,9 +129,27 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_has_more_chunks_has_not_arrived() {
+        let mut ledger = Ledger::default();
+        ledger.add(mark(10), vec![chunk(1)], true);
+        let id = ledger.give(0).unwrap().id;
+        ledger.arrived(&id);
+        assert!(ledger.progress().is_none() && !ledger.is_empty());
+        ledger.add(mark(10), vec![chunk(2)], true);
+        ledger.add(mark(10), Vec::new(), false);
+        ledger.add(mark(20), vec![chunk(3)], false);
+        assert_eq!([0, 0].map(|server| ledger.give(server).unwrap().events), [2, 3]);
+        for number in [3, 2] {
+            ledger.arrived(&chunk(number).id);
+        }
+        assert_eq!(ledger.progress(), Some(mark(20)));
+        assert!(ledger.is_empty());
+    }
+
+    #[test]
     fn what_a_dead_server_had_goes_to_another_in_its_old_place() {
         let mut ledger = Ledger::default();
-        ledger.add(mark(10), (1..=4).map(chunk).collect());
+        ledger.add(mark(10), (1..=4).map(chunk).collect(), false);
         let events = |ledger: &mut Ledger, server| ledger.give(server).unwrap().events;
         assert_eq!([0, 1, 0].map(|server| events(&mut ledger, server)), [1, 2, 3]);
         assert_eq!(ledger.take_back(0), 4);

@@ -291,7 +291,10 @@ impl Flight {
     fn answered(&mut self, input: &mut BytesMut) -> Result<Vec<(ChunkId, Duration)>, Failure> {
         let mut arrived = Vec::new();
         if let Proof::Delivery { .. } = self.proof {
-            // Nothing was asked for.
+            // Nothing was asked for. But a server that waits for a handshake throws away what its TCP acknowledges.
+            if is_helo(input) {
+                return Err(Failure::HandshakeWanted);
+            }
             input.clear();
             return Ok(arrived);
         }
@@ -310,9 +313,9 @@ impl Flight {
 
 /// What a reply is that is no acknowledgement: a HELO says that the server waits for the handshake.
 fn no_ack(reply: &[u8]) -> Failure {
-    if reply.get(1..).is_some_and(|rest| rest.starts_with(b"\xa4HELO")) {
-        Failure::HandshakeWanted
-    } else {
-        Failure::NoReply
-    }
+    if is_helo(reply) { Failure::HandshakeWanted } else { Failure::NoReply }
+}
+
+fn is_helo(reply: &[u8]) -> bool {
+    reply.get(1..).is_some_and(|rest| rest.starts_with(b"\xa4HELO"))
 }

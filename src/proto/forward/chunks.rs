@@ -12,9 +12,13 @@
 //! | a zstd stream | decompressed, with the plain ones of its tag: fluentd before 1.19 knows no zstd |
 //! | a stream with fluent-bit's metadata or group markers | without them, decompressed, with the plain ones of its tag |
 //!
-//! Within a tag the order is kept. A chunk of [`CHUNK_BYTES_FULL`] takes no more. With [`Settings::gzip`] what is not
-//! compressed is compressed. An id is derived from the place of the chunk's first entry; as that entry has one tag, no two
-//! chunks have the same.
+//! A chunk of [`CHUNK_BYTES_FULL`] takes no more, and a stream that was decompressed goes on in the next: receivers bound
+//! their frames. With [`Settings::gzip`] what is not compressed is compressed. An id is derived from the place of the
+//! chunk's first entry, the second chunk that begins in the same stream from the byte behind it, and so on; as an entry
+//! has one tag and a stream more bytes than chunks, no two chunks have the same.
+//!
+//! A batch can decompress to a thousand times its size and more. So its chunks are made in steps of [`STEP_BYTES`], which
+//! are a function of the batch too.
 //!
 //! Large streams are not copied: a frame is a list of parts, and theirs are slices of the batch.
 
@@ -23,8 +27,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::compression::{Encoding, gzip, inflate};
+use super::entry::Entries;
 use super::message::INFLATED_BYTES_MAX;
-use super::render::{ChunkId, Extra, frame_head, frame_tail, plain, syslog_entry, syslog_tag};
+use super::render::{ChunkId, Extra, frame_head, frame_tail, plain_up_to, syslog_entry, syslog_tag};
 use crate::proto::batch::Batch;
 use crate::proto::envelope::{Chunk, Envelope, Kind};
 use crate::proto::position::{JournalId, Position};
@@ -33,6 +38,10 @@ use crate::proto::syslog::zone::Zone;
 
 /// Bytes of entries at which a chunk takes no more. Four batches: only what was decompressed comes to it.
 pub const CHUNK_BYTES_FULL: usize = 1 << 20;
+
+/// Bytes of entries after which a batch's chunks are given out before its next stream is looked at. A batch of 256 KiB
+/// comes to it only by decompression.
+pub const STEP_BYTES: usize = 16 << 20;
 
 /// Streams below this are copied together: to send a part on its own costs about as much as to copy so many bytes.
 const COPY_BELOW: usize = 4096;
@@ -67,26 +76,37 @@ impl Outgoing {
     }
 }
 
-/// The frames of a batch.
+/// The frames of a batch, or of a part of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Packed {
     /// In the order of their first entries.
     pub chunks: Vec<Outgoing>,
     /// Events in streams that could not be decompressed. Never of one that was accepted: it was decompressed then.
     pub unreadable: u64,
+    /// The envelope of the batch to go on [`from`](pack); `None`: that was all.
+    pub rest: Option<usize>,
 }
 
-/// Makes the frames of those messages of `batch` that `takes` says yes to. `zone_of` gives the zone of an input.
+/// Makes the frames of those messages of `batch` that `takes` says yes to, `from` an envelope on: 0 at first, then
+/// [`Packed::rest`]. `zone_of` gives the zone of an input.
 #[must_use]
 pub fn pack(
     batch: &Batch,
+    from: usize,
     settings: &Settings,
     takes: impl Fn(&Envelope<'_>) -> bool,
     zone_of: impl Fn(&str) -> Zone,
 ) -> Packed {
     let mut groups = Groups::default();
-    let mut unreadable = 0;
-    for envelope in batch.envelopes().filter(takes) {
+    let (mut unreadable, mut rest) = (0, None);
+    for (number, envelope) in batch.envelopes().enumerate().skip(from) {
+        if groups.made >= STEP_BYTES {
+            rest = Some(number);
+            break;
+        }
+        if !takes(&envelope) {
+            continue;
+        }
         match envelope.kind {
             Kind::Syslog => groups.take_syslog(&envelope, zone_of(envelope.origin.input)),
             Kind::Forward(chunk) => {
@@ -97,7 +117,7 @@ pub fn pack(
         }
     }
     let chunks = groups.all.into_iter().filter(|group| group.events > 0).map(|group| group.finish(settings));
-    Packed { chunks: chunks.collect(), unreadable }
+    Packed { chunks: chunks.collect(), unreadable, rest }
 }
 
 /// The chunks of a batch while they are being filled.
@@ -109,7 +129,8 @@ struct Groups {
     /// The group that took the last message: the next is often of the same tag.
     last: usize,
     tag: Vec<u8>,
-    scratch: Vec<u8>,
+    /// Bytes that were decompressed.
+    made: usize,
 }
 
 struct Group {
@@ -155,21 +176,30 @@ impl Groups {
                 group.events = chunk.events.into();
                 self.all.push(group);
             }
-            encoding => {
-                let mut inflated = std::mem::take(&mut self.scratch);
-                let mut packed = stream;
-                if encoding != Encoding::Plain {
-                    inflate(&mut inflated, stream, INFLATED_BYTES_MAX).ok()?;
-                    packed = &inflated;
-                }
-                let group = self.group(tag, position);
-                let before = group.copied.len();
-                group.events += plain(&mut group.copied, packed);
-                group.length += group.copied.len() - before;
-                self.scratch = inflated;
+            Encoding::Plain => self.split(tag, position, stream),
+            Encoding::Gzip | Encoding::Zstd => {
+                // Given back at once: the next one may be as large.
+                let mut inflated = Vec::new();
+                inflate(&mut inflated, stream, INFLATED_BYTES_MAX).ok()?;
+                self.split(tag, position, &inflated);
             }
         }
         Some(())
+    }
+
+    /// Takes the plain entries of a stream, in as many chunks as they fill.
+    fn split(&mut self, tag: &[u8], position: Position, packed: &[u8]) {
+        self.made += packed.len();
+        let mut entries = Entries::new(packed);
+        for part in 0.. {
+            let group = self.group(tag, position.advance(part));
+            let before = group.copied.len();
+            group.events += plain_up_to(&mut group.copied, &mut entries, CHUNK_BYTES_FULL - group.length);
+            group.length += group.copied.len() - before;
+            if group.length < CHUNK_BYTES_FULL {
+                break;
+            }
+        }
     }
 
     /// The group of `tag` that takes more; a new one begins at `position`.

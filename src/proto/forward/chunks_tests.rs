@@ -31,7 +31,7 @@ fn batch(items: &[(&str, Option<Chunk<'_>>, &[u8])]) -> Batch {
 }
 
 fn packed(batch: &Batch, settings: &Settings) -> Packed {
-    pack(batch, settings, |_| true, |_| Zone::UTC)
+    pack(batch, 0, settings, |_| true, |_| Zone::UTC)
 }
 
 /// Tag, mode, number of entries, entries decompressed; the id in the frame must be the chunk's.
@@ -127,7 +127,7 @@ fn what_not_every_receiver_takes_leaves_plain() {
     assert_eq!(chunks.len(), 1);
     let plain = b"\x92\x05\x81\x03\x04";
     assert_eq!(read(&chunks[0]), ("x".to_owned(), Mode::PackedForward, 3, [plain, A, plain].concat()));
-    let broken = Packed { chunks: Vec::new(), unreadable: 1 };
+    let broken = Packed { chunks: Vec::new(), unreadable: 1, rest: None };
     assert_eq!(packed(&batch(&[("x", Some(PLAIN), &zstd[..10])]), &settings()), broken);
 }
 
@@ -159,7 +159,7 @@ fn a_full_chunk_is_followed_by_another_of_its_tag() {
 #[test]
 fn what_an_output_does_not_take_is_in_no_chunk() {
     let batch = batch(&[("x", Some(PLAIN), A), ("y", Some(PLAIN), B)]);
-    let chunks = pack(&batch, &settings(), |envelope| envelope.origin.tag == b"y", |_| Zone::UTC).chunks;
+    let chunks = pack(&batch, 0, &settings(), |envelope| envelope.origin.tag == b"y", |_| Zone::UTC).chunks;
     assert_eq!(chunks.iter().map(|chunk| read(chunk).0).collect::<Vec<_>>(), ["y"]);
 }
 
@@ -169,4 +169,32 @@ fn without_acknowledgement_a_frame_has_no_id() {
     let frame = packed(&batch(&[("x", Some(PLAIN), A)]), &settings).chunks[0].parts.concat();
     let Ok(Request::Frame(frame)) = Request::parse(&frame) else { panic!() };
     assert_eq!((frame.option.chunk, frame.option.compressed), (None, Some(&b"gzip"[..])));
+}
+
+#[test]
+fn a_decompressed_stream_leaves_in_chunks_that_receivers_take_each_with_its_id() {
+    let stream: Vec<u8> =
+        (0..600_000_u32).flat_map(|n| [&b"\x92\x01\x81\xa1a\xce"[..], &n.to_be_bytes()].concat()).collect();
+    let zstd = ruzstd::encoding::compress_to_vec(&stream[..], ruzstd::encoding::CompressionLevel::Fastest);
+    let batch = batch(&[("x", Some(PLAIN), A), ("x", Some(PLAIN), &zstd), ("x", Some(PLAIN), B)]);
+    let chunks = packed(&batch, &settings()).chunks;
+    assert_eq!(chunks.len(), 6);
+    assert!(chunks.iter().all(|chunk| chunk.bytes() < CHUNK_BYTES_FULL + 200));
+    let ids: std::collections::HashSet<_> = chunks.iter().map(|chunk| chunk.id).collect();
+    assert_eq!(ids.len(), chunks.len());
+    let entries = chunks.iter().flat_map(|chunk| chunk.parts[1..chunk.parts.len() - 1].concat());
+    assert!(entries.eq([A, &stream, B].concat()));
+}
+
+#[test]
+fn bombs_are_packed_one_after_the_other() {
+    let bomb = ruzstd::encoding::compress_to_vec(
+        &[&b"\x92\x01\x81\xa1a\xdb\x01\x00\x00\x00"[..], &vec![0; 16 << 20]].concat()[..],
+        ruzstd::encoding::CompressionLevel::Fastest,
+    );
+    let batch = batch(&[("x", Some(PLAIN), &bomb), ("y", Some(PLAIN), &bomb), ("y", Some(PLAIN), A)]);
+    let step = |from| pack(&batch, from, &settings(), |_| true, |_| Zone::UTC);
+    let steps = [step(0), step(1), step(2)];
+    assert_eq!(steps.each_ref().map(|step| (step.chunks.len(), step.rest)), [(1, Some(1)), (1, Some(2)), (1, None)]);
+    assert_eq!(steps[1], step(1));
 }

@@ -147,6 +147,11 @@ impl<'a> Entries<'a> {
         self.invalid
     }
 
+    /// Bytes looked at.
+    pub(super) fn looked_at(&self) -> usize {
+        self.at
+    }
+
     /// Bytes looked at; `None` before the announced number of values was.
     pub(super) fn finished_at(&self) -> Option<usize> {
         (self.left == 0).then_some(self.at)

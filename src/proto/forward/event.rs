@@ -38,17 +38,57 @@ use crate::proto::syslog::structured_data::StructuredData;
 /// # Errors
 /// The stream cannot be decompressed. Never of one that was accepted: it was decompressed then.
 pub fn for_each(packed: &[u8], mut each: impl FnMut(u32, &Entry<'_>)) -> Result<(), InflateError> {
-    let mut inflated = Vec::new();
-    let plain = match Encoding::of(packed) {
-        Encoding::Plain => packed,
-        Encoding::Gzip | Encoding::Zstd => {
-            inflate(&mut inflated, packed, INFLATED_BYTES_MAX)?;
-            &inflated
-        }
-    };
-    let events = Entries::new(plain).filter(|entry| entry.time.group_marker().is_none());
-    (0..).zip(events).for_each(|(number, entry)| each(number, &entry));
+    Events::of(packed)?.each(|number, entry| {
+        each(number, entry);
+        true
+    });
     Ok(())
+}
+
+/// The events of a packed stream, compressed or not, in order: some now, some later. An event of three bytes is two
+/// hundred in JSON, so nobody can write those of a large stream at once.
+#[derive(Debug)]
+pub struct Events<'a> {
+    plain: Cow<'a, [u8]>,
+    at: usize,
+    number: u32,
+}
+
+impl<'a> Events<'a> {
+    /// All events of `packed`.
+    ///
+    /// # Errors
+    /// See [`for_each`].
+    pub fn of(packed: &'a [u8]) -> Result<Events<'a>, InflateError> {
+        let plain = match Encoding::of(packed) {
+            Encoding::Plain => Cow::Borrowed(packed),
+            Encoding::Gzip | Encoding::Zstd => {
+                let mut inflated = Vec::new();
+                inflate(&mut inflated, packed, INFLATED_BYTES_MAX)?;
+                Cow::Owned(inflated)
+            }
+        };
+        Ok(Events { plain, at: 0, number: 0 })
+    }
+
+    /// Calls `each` with the number and the entry of the events that are left, until it says that this is enough: by
+    /// false. Gives whether it did.
+    pub fn each(&mut self, mut each: impl FnMut(u32, &Entry<'_>) -> bool) -> bool {
+        let mut entries = Entries::new(&self.plain[self.at..]);
+        while let Some(entry) = entries.next() {
+            if entry.time.group_marker().is_some() {
+                continue;
+            }
+            let goes_on = each(self.number, &entry);
+            self.number += 1;
+            if !goes_on {
+                self.at += entries.looked_at();
+                return true;
+            }
+        }
+        self.at = self.plain.len();
+        false
+    }
 }
 
 /// Appends an event as one JSON object without a line end; with `raw` also the entry as `raw_b64`.
@@ -352,6 +392,27 @@ mod tests {
             b"\x81\xa7message\xa1m",
         ] {
             assert!(syslog(record).ends_with('}'), "{}", syslog(record));
+        }
+    }
+
+    #[test]
+    fn events_come_some_now_and_some_later_under_the_same_numbers() {
+        let plain = [&b"\x92\xd7\0\xff\xff\xff\xff\0\0\0\0\x80"[..], &b"\x92\x05\x80".repeat(5)[..]].concat();
+        let mut zipped = Vec::new();
+        gzip(&mut zipped, &plain);
+        for stream in [&plain, &zipped] {
+            let mut events = Events::of(stream).unwrap();
+            let mut seen = Vec::new();
+            let mut two = || {
+                let mut left = 2;
+                events.each(|number, entry| {
+                    seen.push((number, entry.time.seconds()));
+                    left -= 1;
+                    left > 0
+                })
+            };
+            assert_eq!([two(), two(), two(), two()], [true, true, false, false]);
+            assert_eq!(seen, [(0, 5), (1, 5), (2, 5), (3, 5), (4, 5)]);
         }
     }
 

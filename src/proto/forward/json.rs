@@ -10,14 +10,16 @@
 //! | array | array |
 //! | map | object, in order; a key that stands twice stands twice |
 //!
-//! A key that is a bin is its base64; any other key that is no string is its JSON as a string: `{1: 2}` is `{"1":2}`.
+//! A key that is a bin is its base64; any other key that is no string is its JSON as a string: `{1: 2}` is `{"1":2}`. A
+//! map or an array that is a key inside a key is the base64 of its MessagePack: each level of strings in strings would
+//! double the escapes, and a record of a hundred bytes take all memory.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::scan::DEPTH_MAX;
+use super::scan::{DEPTH_MAX, Walk};
 use super::value::Value;
 
 /// The bytes are not one MessagePack value, or it is nested deeper than [`DEPTH_MAX`]. Never of an entry that was
@@ -33,7 +35,7 @@ pub struct NotAValue;
 pub fn write_json(out: &mut Vec<u8>, value: &[u8]) -> Result<(), NotAValue> {
     let (start, mut rest) = (out.len(), value);
     out.reserve(value.len() + value.len() / 4);
-    match push_value(out, &mut rest, 0) {
+    match push_value(out, &mut rest, Place { depth: 0, in_key: false }) {
         Some(()) if rest.is_empty() => Ok(()),
         _ => {
             out.truncate(start);
@@ -42,7 +44,21 @@ pub fn write_json(out: &mut Vec<u8>, value: &[u8]) -> Result<(), NotAValue> {
     }
 }
 
-fn push_value(out: &mut Vec<u8>, rest: &mut &[u8], depth: usize) -> Option<()> {
+/// Where in a record a value stands.
+#[derive(Clone, Copy)]
+struct Place {
+    depth: usize,
+    /// Whether a key is, or holds, the value.
+    in_key: bool,
+}
+
+impl Place {
+    fn inside(self) -> Place {
+        Place { depth: self.depth + 1, ..self }
+    }
+}
+
+fn push_value(out: &mut Vec<u8>, rest: &mut &[u8], place: Place) -> Option<()> {
     match Value::take(rest)? {
         Value::Nil => push(out, &()),
         Value::Bool(value) => push(out, &value),
@@ -59,14 +75,14 @@ fn push_value(out: &mut Vec<u8>, rest: &mut &[u8], depth: usize) -> Option<()> {
             push_base64(out, bytes);
             out.extend_from_slice(b"]}");
         }
-        Value::Array(_) | Value::Map(_) if depth == DEPTH_MAX => return None,
+        Value::Array(_) | Value::Map(_) if place.depth == DEPTH_MAX => return None,
         Value::Array(values) => {
             out.push(b'[');
             for at in 0..values {
                 if at > 0 {
                     out.push(b',');
                 }
-                push_value(out, rest, depth + 1)?;
+                push_value(out, rest, place.inside())?;
             }
             out.push(b']');
         }
@@ -76,9 +92,9 @@ fn push_value(out: &mut Vec<u8>, rest: &mut &[u8], depth: usize) -> Option<()> {
                 if at > 0 {
                     out.push(b',');
                 }
-                push_key(out, rest, depth + 1)?;
+                push_key(out, rest, place.inside())?;
                 out.push(b':');
-                push_value(out, rest, depth + 1)?;
+                push_value(out, rest, place.inside())?;
             }
             out.push(b'}');
         }
@@ -86,9 +102,15 @@ fn push_value(out: &mut Vec<u8>, rest: &mut &[u8], depth: usize) -> Option<()> {
     Some(())
 }
 
-fn push_key(out: &mut Vec<u8>, rest: &mut &[u8], depth: usize) -> Option<()> {
+fn push_key(out: &mut Vec<u8>, rest: &mut &[u8], place: Place) -> Option<()> {
     let start = out.len();
-    push_value(out, rest, depth)?;
+    if place.in_key && matches!(Value::take(&mut &**rest)?, Value::Array(_) | Value::Map(_)) {
+        let (key, behind) = rest.split_at(Walk::new().skip(rest, 0).ok()?);
+        push_base64(out, key);
+        *rest = behind;
+        return Some(());
+    }
+    push_value(out, rest, Place { in_key: true, ..place })?;
     if out[start] != b'"' {
         let key = out.split_off(start);
         push_text(out, &key);
@@ -158,6 +180,16 @@ mod tests {
             (b"\x84\x01\x02\xc0\x03\xc4\x01a\x04\x91\xa1\"\x05", r#"{"1":2,"null":3,"YQ==":4,"[\"\\\"\"]":5}"#),
         ] {
             assert_eq!(json(value), expected);
+        }
+    }
+
+    #[test]
+    fn keys_in_keys_do_not_grow_with_each_level() {
+        assert_eq!(json(b"\x81\x81\x81\x01\x02\x03\x04"), r#"{"{\"gQEC\":3}":4}"#);
+        let nested = |depth: usize| [vec![0x81; depth], vec![1], vec![2; depth]].concat();
+        for depth in 2..=DEPTH_MAX {
+            let length = json(&nested(depth)).len();
+            assert!(length < 8 * depth + 32, "{depth}: {length}");
         }
     }
 

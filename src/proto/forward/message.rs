@@ -179,6 +179,12 @@ impl Scratch {
         self.inflated_bytes_max = inflated_bytes_max;
     }
 
+    /// Bytes that the last frame had outside its own: decompressed, or put together.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.inflated.len() + self.kept.len()
+    }
+
     /// Gives back the memory of a large frame. [`Frame::accept`] does it too, when the next frame comes.
     pub fn clear(&mut self) {
         for buffer in [&mut self.inflated, &mut self.kept] {

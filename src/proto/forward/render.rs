@@ -117,8 +117,18 @@ pub fn syslog_tag(out: &mut Vec<u8>, tag: &[u8], priority: Priority) {
 /// Appends the events of a packed stream, not compressed, as entries that every receiver takes: without metadata and
 /// without group markers. Gives their number.
 pub fn plain(out: &mut Vec<u8>, packed: &[u8]) -> u64 {
-    let mut events = 0;
-    for entry in Entries::new(packed).filter(|entry| entry.time.group_marker().is_none()) {
+    plain_up_to(out, &mut Entries::new(packed), usize::MAX)
+}
+
+/// The same with the next of `entries`, until `out` has grown by `bytes` or more.
+pub(super) fn plain_up_to(out: &mut Vec<u8>, entries: &mut Entries<'_>, bytes: usize) -> u64 {
+    let (full, mut events) = (out.len().saturating_add(bytes), 0);
+    while out.len() < full
+        && let Some(entry) = entries.next()
+    {
+        if entry.time.group_marker().is_some() {
+            continue;
+        }
         if entry.metadata.is_none() {
             out.extend_from_slice(entry.raw);
         } else {
