@@ -4,6 +4,7 @@
 //! the tasks follow is a published value, [`Control`]: which input they work for and the stage. So a reload moves an
 //! address from one input to another of its kind without closing it; a connection keeps the settings it began with.
 
+mod accept;
 pub mod forward;
 pub mod tcp;
 pub mod udp;

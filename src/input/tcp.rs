@@ -19,10 +19,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::{Context, Control, allowed, now, poisoned, quiescing};
-use crate::config::{SyslogInput, TlsServer};
+use super::accept::{Counted, Door, accept, follow, shake_hands};
+use super::{Context, Control, now, quiescing};
+use crate::config::SyslogInput;
 use crate::journal::Appender;
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
@@ -33,8 +34,6 @@ use crate::tls::{self, Stream};
 
 /// Bytes taken from a connection before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
-/// Pause after `accept` failed for want of file descriptors or memory, so that the loop does not spin.
-pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Where this worker's connections read into, one at a time and never across an await.
@@ -44,12 +43,7 @@ thread_local! {
 /// A listening socket and the connections it made.
 pub struct Acceptor {
     listener: tokio::net::TcpListener,
-    is_tls: bool,
-    /// Made from the input's newest `tls`; its files are followed, so it stays as long as those are the same.
-    tls: Option<tls::Server>,
-    control: watch::Receiver<Control<SyslogInput>>,
-    context: Context,
-    connections: JoinSet<()>,
+    reception: Reception,
 }
 
 impl Acceptor {
@@ -65,72 +59,49 @@ impl Acceptor {
         context: Context,
     ) -> io::Result<Acceptor> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, is_tls, tls: None, control, context, connections: JoinSet::new() })
+        Ok(Acceptor { listener, reception: Reception { is_tls, tls: None, control, context } })
     }
 
     /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
     /// then closes them.
-    pub async fn run(mut self) {
-        let mut control = self.control.clone();
-        let mut journal_state = self.context.journal_state.clone();
-        let is_poisoned = loop {
-            tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, source)) => self.welcome(stream, source),
-                    Err(error) => {
-                        self.control.borrow().metrics.rejected.inc("accept_error");
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                Some(ended) = self.connections.join_next() => log_panic(ended),
-                () = quiescing(&mut control) => break false,
-                () = poisoned(&mut journal_state) => break true,
-            }
-        };
-        if is_poisoned {
-            // A sender that says nothing now would learn of it only by losing its next message.
-            self.connections.abort_all();
-        } else {
-            // What the kernel has already answered for would be reset with the socket: take it in first.
-            while let Ok(Ok((stream, source))) = timeout(Duration::ZERO, self.listener.accept()).await {
-                self.welcome(stream, source);
-            }
-        }
-        drop(self.listener);
-        while let Some(ended) = self.connections.join_next().await {
-            log_panic(ended);
-        }
+    pub async fn run(self) {
+        let Acceptor { listener, mut reception } = self;
+        let (control, journal_state) = (reception.control.clone(), reception.context.journal_state.clone());
+        accept(listener, control, journal_state, |connections, stream, source| {
+            reception.welcome(connections, stream, source);
+        })
+        .await;
     }
+}
 
-    fn welcome(&mut self, stream: TcpStream, source: SocketAddr) {
+struct Reception {
+    is_tls: bool,
+    /// Made from the input's newest `tls`; its files are followed, so it stays as long as those are the same.
+    tls: Option<tls::Server>,
+    control: watch::Receiver<Control<SyslogInput>>,
+    context: Context,
+}
+
+impl Reception {
+    fn welcome(&mut self, connections: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
         let Control { settings, metrics, .. } = self.control.borrow().clone();
-        if !allowed(&settings.allow, source.ip().to_canonical()) {
-            metrics.rejected.inc("denied");
-            tracing::debug!(input = settings.name, %source, "connection denied by `allow`");
-            return;
-        }
-        if settings.max_connections.is_some_and(|max| self.connections.len() >= max as usize) {
-            metrics.rejected.inc("max_connections");
-            tracing::warn!(input = settings.name, %source, "connection refused: max_connections reached");
-            return;
-        }
+        let SyslogInput { name, allow, max_connections, .. } = &*settings;
+        let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
+        let Some(counted) = door.admit(source, connections.len()) else { return };
         if let Err(error) = sys::tcp::keep_alive(&stream) {
             tracing::debug!(%source, %error, "keepalive");
         }
-        metrics.connections_total.inc();
         let Context { appender, grace, .. } = self.context.clone();
         let control = self.control.clone();
-        let counted = Counted::new(&metrics);
         let server = follow(&mut self.tls, settings.tls.as_ref());
         let connection = move |stream| {
             let framer = Framer::new(settings.max_message);
             Connection { stream, source, framer, rest: Vec::new(), settings, metrics, _counted: counted }
         };
         if !self.is_tls {
-            self.connections.spawn(connection(Stream::Plain(stream)).run(appender, control, grace));
+            connections.spawn(connection(Stream::Plain(stream)).run(appender, control, grace));
         } else if let Some(server) = server {
-            self.connections.spawn(async move {
+            connections.spawn(async move {
                 // Boxed: a handshake is larger than the connection that it becomes.
                 let shaken = Box::pin(shake_hands(server, stream, source, control.clone(), grace)).await;
                 if let Some(stream) = shaken {
@@ -138,69 +109,6 @@ impl Acceptor {
                 }
             });
         }
-    }
-}
-
-/// What shakes hands with these settings; kept in `current` for as long as they are the same, because it follows its files.
-pub(super) fn follow(current: &mut Option<tls::Server>, settings: Option<&TlsServer>) -> Option<tls::Server> {
-    let settings = settings?;
-    if current.as_ref().is_none_or(|server| server.settings() != settings) {
-        *current = Some(tls::Server::new(settings));
-    }
-    current.clone()
-}
-
-/// The stream inside TLS. A failure is counted and is the sender's business, or that of whoever gave us our files.
-pub(super) async fn shake_hands<S>(
-    server: tls::Server,
-    stream: TcpStream,
-    source: SocketAddr,
-    mut control: watch::Receiver<Control<S>>,
-    grace: Duration,
-) -> Option<Stream> {
-    let metrics = control.borrow().metrics.clone();
-    let leaving = async {
-        quiescing(&mut control).await;
-        sleep(grace).await;
-    };
-    let shaken = tokio::select! {
-        shaken = server.accept(stream) => shaken,
-        () = leaving => return None,
-    };
-    match shaken {
-        Ok(stream) => {
-            tracing::debug!(%source, name = stream.peer_name(), "connection inside TLS");
-            Some(stream)
-        }
-        Err(error) => {
-            metrics.rejected.inc("tls");
-            tracing::debug!(%source, %error, "no TLS connection");
-            None
-        }
-    }
-}
-
-pub(super) fn log_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task failed");
-    }
-}
-
-/// Counts a connection for as long as it lives.
-pub(super) struct Counted(Arc<InputMetrics>);
-
-impl Counted {
-    pub(super) fn new(metrics: &Arc<InputMetrics>) -> Counted {
-        metrics.connections.inc();
-        Counted(metrics.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.connections.dec();
     }
 }
 

@@ -22,15 +22,13 @@ mod repeats;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
-use super::tcp::{ACCEPT_PAUSE, Counted, follow, log_panic, shake_hands};
-use super::{Context, Control, allowed, poisoned, quiescing};
+use super::accept::{Door, accept, follow, shake_hands};
+use super::{Context, Control};
 use crate::config::{ForwardInput, SecretError, read_key, read_users};
 use crate::proto::envelope::Transport;
 use crate::proto::forward::handshake::Security;
@@ -76,12 +74,7 @@ impl Settings {
 /// A listening socket and the connections it made.
 pub struct Acceptor {
     listener: tokio::net::TcpListener,
-    control: watch::Receiver<Control<Settings>>,
-    context: Context,
-    budget: Arc<Budget>,
-    /// Made from the input's newest `tls`.
-    tls: Option<tls::Server>,
-    connections: JoinSet<()>,
+    reception: Reception,
 }
 
 impl Acceptor {
@@ -96,69 +89,45 @@ impl Acceptor {
     ) -> io::Result<Acceptor> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let budget = Arc::new(Budget::new(BUDGET_BYTES));
-        Ok(Acceptor { listener, control, context, budget, tls: None, connections: JoinSet::new() })
+        Ok(Acceptor { listener, reception: Reception { control, context, budget, tls: None } })
     }
 
     /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
     /// then closes them.
-    pub async fn run(mut self) {
-        let mut control = self.control.clone();
-        let mut journal_state = self.context.journal_state.clone();
-        let is_poisoned = loop {
-            tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, source)) => self.welcome(stream, source),
-                    Err(error) => {
-                        self.control.borrow().metrics.rejected.inc("accept_error");
-                        tracing::warn!(%error, "cannot accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                Some(ended) = self.connections.join_next() => log_panic(ended),
-                () = quiescing(&mut control) => break false,
-                () = poisoned(&mut journal_state) => break true,
-            }
-        };
-        if is_poisoned {
-            // A chunk that is not durable now never will be; its client learns it by the close.
-            self.connections.abort_all();
-        } else {
-            // What the kernel has already answered for would be reset with the socket: take it in first.
-            while let Ok(Ok((stream, source))) = timeout(Duration::ZERO, self.listener.accept()).await {
-                self.welcome(stream, source);
-            }
-        }
-        drop(self.listener);
-        while let Some(ended) = self.connections.join_next().await {
-            log_panic(ended);
-        }
+    pub async fn run(self) {
+        let Acceptor { listener, mut reception } = self;
+        let (control, journal_state) = (reception.control.clone(), reception.context.journal_state.clone());
+        accept(listener, control, journal_state, |connections, stream, source| {
+            reception.welcome(connections, stream, source);
+        })
+        .await;
     }
+}
 
+struct Reception {
+    control: watch::Receiver<Control<Settings>>,
+    context: Context,
+    budget: Arc<Budget>,
+    /// Made from the input's newest `tls`.
+    tls: Option<tls::Server>,
+}
+
+impl Reception {
     /// Forwarders open a connection each second only to see that they can: nothing here is logged for those.
-    fn welcome(&mut self, stream: TcpStream, source: SocketAddr) {
+    fn welcome(&mut self, connections: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
         let Control { settings, metrics, .. } = self.control.borrow().clone();
-        let input = settings.config.name.as_str();
-        if !allowed(&settings.config.allow, source.ip().to_canonical()) {
-            metrics.rejected.inc("denied");
-            tracing::debug!(input, %source, "connection denied by `allow`");
-            return;
-        }
-        if settings.config.max_connections.is_some_and(|max| self.connections.len() >= max as usize) {
-            metrics.rejected.inc("max_connections");
-            tracing::warn!(input, %source, "connection refused: max_connections reached");
-            return;
-        }
+        let ForwardInput { name, allow, max_connections, .. } = &settings.config;
+        let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
+        let Some(counted) = door.admit(source, connections.len()) else { return };
         // An answer is small and wanted now.
         if let Err(error) = sys::tcp::keep_alive(&stream).and_then(|()| stream.set_nodelay(true)) {
             tracing::debug!(%source, %error, "keepalive");
         }
-        metrics.connections_total.inc();
         let tls = follow(&mut self.tls, settings.config.tls.as_ref());
         let Context { appender, grace, repeats, .. } = self.context.clone();
         let share = Share::new(self.budget.clone());
         let control = self.control.clone();
-        let counted = Counted::new(&metrics);
-        self.connections.spawn(async move {
+        connections.spawn(async move {
             let _counted = counted;
             let (stream, transport) = match tls {
                 None => (Stream::Plain(stream), Transport::Tcp),
