@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::{Control, allowed, poisoned, quiescing};
 use crate::config::TlsServer;
@@ -46,16 +46,24 @@ pub(super) async fn accept<S>(
     if is_poisoned {
         // What is not durable now never will be, and a sender that says nothing now would learn of it only by losing its
         // next message.
+        drop(listener);
         connections.abort_all();
     } else {
-        // What the kernel has already answered for would be reset with the socket: take it in first.
-        while let Ok(Ok((stream, source))) = timeout(Duration::ZERO, listener.accept()).await {
-            welcome(&mut connections, stream, source);
-        }
+        take_the_rest(listener, |stream, source| welcome(&mut connections, stream, source));
     }
-    drop(listener);
     while let Some(ended) = connections.join_next().await {
         log_panic(ended);
+    }
+}
+
+/// Takes in what the kernel has already answered for: it would be reset with the socket. The kernel is asked itself, because
+/// the runtime may not have heard of the newest yet.
+fn take_the_rest(listener: TcpListener, mut welcome: impl FnMut(TcpStream, SocketAddr)) {
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, source)) = listener.accept() {
+        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+            welcome(stream, source);
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! One client: handshake, frames in, acknowledgements out.
 
-use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,9 @@ use crate::proto::position::{Mark, Position};
 
 /// How long a connection that goes on beyond the memory budget, so that others wait, may be silent.
 const OVERDRAWN_SILENCE: Duration = Duration::from_secs(30);
+/// From the wish to close to our FIN at the earliest. A connection that was just accepted seems silent until the runtime has
+/// asked the kernel once what is there; it does so before any timer fires.
+const LOOK_FIRST: Duration = Duration::from_millis(5);
 /// How long a client may take to let go of a connection that we close.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Takes frames and answers them, until the stream ended and all is answered.
     async fn exchange(&mut self, mut control: watch::Receiver<Control<Settings>>, grace: Duration) -> Result<(), Cut> {
+        let mut goodbye_at = Instant::now();
         while !(self.ended && self.answers.is_done()) {
             let (at, cut) = self.deadline().map_or((Instant::now(), None), |(at, cut)| (at, Some(cut)));
             let is_at_rest = self.answers.is_done() && self.frames.is_between_frames();
@@ -143,6 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = sleep_until(at), if cut.is_some() => return Err(cut.unwrap_or(Cut::Silently)),
                 () = quiescing(&mut control), if self.closing.is_none() => {
                     self.closing = Some(Instant::now() + grace);
+                    goodbye_at = Instant::now() + LOOK_FIRST.min(grace);
                 }
                 stepped = self.answers.step(), if !self.answers.is_done() => stepped.map_err(|_| Cut::Silently)?,
                 taken = self.frames.next(), if !self.ended && self.answers.has_room() => {
@@ -151,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 // Everything that was sent is read and answered: our FIN asks the client to go elsewhere. One that came
                 // before the answer would make fluentd avoid the node for ten seconds.
-                () = ready(()), if self.closing.is_some() && is_at_rest && !self.said_goodbye => {
+                () = sleep_until(goodbye_at), if self.closing.is_some() && is_at_rest && !self.said_goodbye => {
                     self.said_goodbye = true;
                     let _ = timeout(CLOSE_WITHIN, self.answers.close()).await;
                 }
