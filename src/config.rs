@@ -18,6 +18,7 @@ mod cross_checks;
 mod diagnostic;
 mod effective;
 mod environment;
+mod hook;
 mod path_pattern;
 mod reader;
 mod secret;
@@ -38,12 +39,13 @@ use ipnet::IpNet;
 
 pub use self::address::{Listen, Protocol, Target};
 pub use self::choice::{
-    Acknowledge, Balance, Choice, ClientAuth, Compress, FileFormat, Framing, LogFormat, LogLevel, LogTarget,
-    SyslogFormat, WhenFull,
+    Acknowledge, Balance, Choice, ClientAuth, Compress, FileFormat, Framing, HookEvent, HookStyle, LogFormat, LogLevel,
+    LogTarget, SyslogFormat, WhenFull,
 };
 pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
 pub use self::effective::show_effective;
 pub use self::environment::{check_environment, node_name};
+pub use self::hook::{Hook, UnsafeCommand, check_command};
 pub use self::path_pattern::{InvalidPathPattern, PathPattern};
 pub use self::secret::{SecretError, read_key, read_users};
 pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
@@ -80,6 +82,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[log]`.
     pub log: Log,
+    /// `[[hook]]`, as written. Default: none.
+    pub hooks: Vec<Hook>,
 }
 
 impl Config {
@@ -116,6 +120,7 @@ impl Config {
             outputs: Vec::new(),
             admin: Admin::default(),
             log: Log::default(),
+            hooks: Vec::new(),
         }
     }
 }

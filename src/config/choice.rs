@@ -160,6 +160,52 @@ choice!(
     }
 );
 
+choice!(
+    /// What a `[[hook]]` is run for.
+    HookEvent {
+        /// This node serves: it has the virtual addresses.
+        Active = "active",
+        /// It stands by.
+        Standby = "standby",
+        /// Something is wrong; each new fault once.
+        Fault = "fault",
+        /// Nothing is wrong any more.
+        Recovered = "recovered",
+        /// It has handed over and delivered what it held.
+        Drained = "drained",
+        /// Messages are lost: the journal was full, or damaged on the disk.
+        Gap = "gap",
+        /// A configuration was applied, or refused.
+        Reload = "reload",
+        /// The daemon stops.
+        Stop = "stop",
+    }
+);
+
+impl HookEvent {
+    /// What keepalived's notify scripts call it; `None` for what keepalived does not know.
+    #[must_use]
+    pub fn keepalived_state(self) -> Option<&'static str> {
+        match self {
+            HookEvent::Active => Some("MASTER"),
+            HookEvent::Standby => Some("BACKUP"),
+            HookEvent::Fault => Some("FAULT"),
+            HookEvent::Stop => Some("STOP"),
+            HookEvent::Recovered | HookEvent::Drained | HookEvent::Gap | HookEvent::Reload => None,
+        }
+    }
+}
+
+choice!(
+    /// How a `[[hook]]`'s command is told what happened.
+    HookStyle {
+        /// One JSON object on its standard input.
+        Json = "json",
+        /// Four more arguments, as keepalived's `notify` has them: `INSTANCE name MASTER|BACKUP|FAULT|STOP priority`.
+        Keepalived = "keepalived",
+    }
+);
+
 /// Names of the facilities; the index is the number (RFC 5424, table 1).
 pub(super) const FACILITIES: [&str; 24] = [
     "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp", "ntp",

@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
 use super::{
-    Config, FileOutput, ForwardInput, ForwardOutput, Input, Login, Match, Output, OutputKind, Protocol, SyslogInput,
-    SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
+    Config, FileOutput, ForwardInput, ForwardOutput, Hook, HookStyle, Input, Login, Match, Output, OutputKind, Protocol,
+    SyslogInput, SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
 };
 
 /// Every value in force, as a file that says the same.
 #[must_use]
 pub fn show_effective(config: &Config) -> String {
-    let Config { node, data_dir, control_socket, journal, drain, inputs, outputs, admin, log } = config;
+    let Config { node, data_dir, control_socket, journal, drain, inputs, outputs, admin, log, hooks } = config;
     let mut text = Text(String::new());
     text.line(format_args!("# node {node}: from --node, TWINLOG_NODE or the host name"));
     text.key("data_dir", quoted(data_dir.display()));
@@ -50,7 +50,22 @@ pub fn show_effective(config: &Config) -> String {
     text.key("level", word(log.level));
     text.key("format", word(log.format));
     text.key("target", word(log.target));
+
+    for hook in hooks {
+        write_hook(&mut text, hook);
+    }
     text.0
+}
+
+fn write_hook(text: &mut Text, Hook { on, command, timeout, style, instance }: &Hook) {
+    text.table("[[hook]]");
+    text.key("on", list(on.iter().map(|event| event.word())));
+    text.key("command", list(command));
+    text.key("timeout", quoted(show_duration(*timeout)));
+    text.key("style", word(*style));
+    if *style == HookStyle::Keepalived {
+        text.key("instance", quoted(instance));
+    }
 }
 
 fn syslog_input(text: &mut Text, input: &SyslogInput) {

@@ -8,7 +8,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, Uid, faccessat, gethostname};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Input, Loaded, OutputKind, SecretError, read_key, read_users};
+use super::{Input, Loaded, OutputKind, SecretError, UnsafeCommand, check_command, read_key, read_users};
 use crate::proto::position::NodeName;
 
 /// The name of this node: what was given (`--node`, `TWINLOG_NODE`), else the host name.
@@ -25,7 +25,7 @@ pub fn node_name(given: Option<&str>) -> Result<NodeName, Vec<Diagnostic>> {
 }
 
 /// Looks at the disk with the rights of this process: whether `data_dir` can be used, whether the directories of output
-/// files are there, and whether secrets can be read, by nobody else. Changes nothing.
+/// files are there, whether secrets can be read, by nobody else, and whether hooks are safe to run. Changes nothing.
 #[must_use]
 pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -61,6 +61,11 @@ pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
                     note(&format!("output.{}.{key}", output.name), (Severity::Error, what, fix));
                 }
             }
+        }
+    }
+    for (number, hook) in loaded.config.hooks.iter().enumerate() {
+        if let Err(UnsafeCommand { what, fix }) = check_command(hook.program()) {
+            note(&format!("hook.{number}.command"), (Severity::Error, what, fix));
         }
     }
     found

@@ -19,9 +19,8 @@ use super::diagnostic::{self, Diagnostic, Place, Severity};
 use super::units::{self, Invalid};
 
 /// Keys that this version does not have, and why: the table, the key, what is said.
-const NOT_HERE: [(&str, &str, &str); 3] = [
+const NOT_HERE: [(&str, &str, &str); 2] = [
     ("", "pair", "this version runs one node; remove the table until the release with pairs"),
-    ("", "hook", "this version runs no hooks; remove the table until the release that does"),
     ("", "node", "the name is no key: give it with --node or TWINLOG_NODE"),
 ];
 
@@ -280,7 +279,7 @@ impl<'a> Table<'a> {
         let place = match self.path.as_str() {
             "" => "at the top level".to_owned(),
             path @ ("input.syslog" | "input.forward" | "output.syslog" | "output.forward" | "output.file"
-            | "output.stdout") => {
+            | "output.stdout" | "hook") => {
                 format!("in [[{path}]]")
             }
             path => format!("in [{path}]"),

@@ -14,6 +14,7 @@ use super::address::{self, Listen, Target};
 use super::choice::{Acknowledge, FACILITIES, Framing, SEVERITIES};
 use super::cross_checks;
 use super::diagnostic::{Diagnostic, Severity};
+use super::hook;
 use super::reader::{Findings, Spot, Table, Value, nearest};
 use super::tls;
 use super::units::Invalid;
@@ -25,8 +26,8 @@ use super::{
 use crate::proto::position::NodeName;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest path of a Unix socket: `sun_path` without its NUL, unix(7).
@@ -159,6 +160,10 @@ fn top_level(findings: &Findings<'_>, root: Table<'_>, node: NodeName, spots: &m
     log.set("format", &mut config.log.format, Value::choice);
     log.set("target", &mut config.log.target, Value::choice);
     log.finish();
+
+    for (number, table) in root.tables("hook").into_iter().enumerate() {
+        config.hooks.push(hook::hook(findings, table, number, spots));
+    }
 
     root.finish();
     config

@@ -341,8 +341,27 @@ fn each_mistake_is_named() {
         (
             input("[[hook]]\non = \"active\"\n[[input.forward]]\nlisten = 1"),
             vec![
-                "3:3: error: unknown key `hook` at the top level",
+                "3:1: error: `command` is missing",
                 "6:10: error: `listen` needs a colon before the port",
+            ],
+        ),
+        (
+            input(
+                "[[hook]]\non = [\"activ\", \"gap\"]\ncommand = \"notify.sh now\"\ntimeout = \"1ms\"\nstyle = \"keepalived\"",
+            ),
+            vec![
+                "4:7: error: `on` cannot be \"activ\"",
+                "4:16: error: `on` has \"gap\", for which keepalived has no word",
+                "5:11: error: `command` must begin with the program's absolute path",
+                "6:11: error: `timeout` must lie between 100ms and 1h",
+            ],
+        ),
+        (
+            input("[[hook]]\non = []\ncommand = [\"/bin/true\"]\ninstance = \"VI_1\"\nshell = true"),
+            vec![
+                "4:6: error: `on` is empty",
+                "6:12: warning: `instance` has no effect without style = \"keepalived\"",
+                "7:1: error: unknown key `shell` in [[hook]]",
             ],
         ),
         (

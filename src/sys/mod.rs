@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod capabilities;
 pub mod link_layer;
 pub mod netlink;
 pub mod random;
