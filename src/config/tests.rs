@@ -147,8 +147,8 @@ segment_size = "64MiB"
 comit_interval = "10ms"
 when_full = "drop-oldest"
 
-[pair]
-vip = "192.0.2.10/24"
+[[hook]]
+on = "master"
 
 [[input.syslog]]
 listn = ":514"
@@ -181,9 +181,9 @@ t.toml:7:1: error: unknown key `comit_interval` in [journal]
 t.toml:8:13: error: `when_full` cannot be "drop-oldest"
   8 | when_full = "drop-oldest"
     |             ^^^^^^^^^^^^^ write "block" or "drop_oldest"
-t.toml:10:2: error: unknown key `pair` at the top level
- 10 | [pair]
-    |  ^^^^ this version runs one node; remove the table until the release with pairs
+t.toml:10:3: error: unknown key `hook` at the top level
+ 10 | [[hook]]
+    |   ^^^^ this version runs no hooks; remove the table until the release that does
 t.toml:13:1: error: `listen` is missing
  13 | [[input.syslog]]
     | ^^^^^^^^^^^^^^^^ add listen = ":514"
