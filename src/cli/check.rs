@@ -62,20 +62,20 @@ impl Check {
     }
 
     fn read(&self, shared: &Shared) -> anyhow::Result<(String, Result<Loaded, Vec<Diagnostic>>)> {
-        let node = configuration::node(shared)?;
+        let identity = configuration::identity(shared)?;
         if self.file.as_deref() == Some(Path::new("-")) {
             let mut bytes = Vec::new();
             io::stdin().read_to_end(&mut bytes).context("cannot read stdin")?;
             let text = String::from_utf8(bytes)
                 .map_err(|_| Failure::new(Exit::Config, "<stdin>: error: the file is not UTF-8"))?;
             let source = Source { name: "<stdin>".to_owned(), text };
-            return Ok((source.name.clone(), config::read(&[source], node)));
+            return Ok((source.name.clone(), config::read(&[source], identity)));
         }
         let Some(file) = self.file.clone().or_else(|| configuration::file(shared)) else {
             let message = format!("there is no configuration at {DEFAULT_FILE}; name a file: twinlog check FILE");
             return Err(Failure::new(Exit::Config, message).into());
         };
-        let loaded = config::files_of(&file).and_then(|files| config::load(&files, node));
+        let loaded = config::files_of(&file).and_then(|files| config::load(&files, identity));
         Ok((file.display().to_string(), loaded))
     }
 }

@@ -59,6 +59,16 @@ choice!(
 );
 
 choice!(
+    /// What a node of a pair does while the other is away.
+    PeerLoss {
+        /// It goes on with one copy and says so.
+        Degrade = "degrade",
+        /// It acknowledges nothing with one copy.
+        Stop = "stop",
+    }
+);
+
+choice!(
     /// How messages are told apart in a byte stream (RFC 6587).
     Framing {
         /// The length before each inside TLS (RFC 5425, 4.3), a line end after each over plain TCP.

@@ -121,7 +121,9 @@ pub fn check_command(program: &Path) -> Result<(), UnsafeCommand> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return refuse(format!("the command {shown} is not there"), "install it, or remove the hook".to_owned());
         }
-        Err(error) => return refuse(format!("cannot look at {shown}: {error}"), format!("let this user reach {shown}")),
+        Err(error) => {
+            return refuse(format!("cannot look at {shown}: {error}"), format!("let this user reach {shown}"));
+        }
     };
     if !metadata.is_file() {
         return refuse(format!("the command {shown} is no file"), "name a program".to_owned());

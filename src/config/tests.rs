@@ -118,6 +118,9 @@ fn every_key_of_the_complete_file_is_in_force() {
     assert_eq!(file.rotate, Rotate { size: Some(100 << 20), age: Some(Duration::from_secs(86_400)), keep: Some(14) });
     assert_eq!(stdout.kind, OutputKind::Stdout(StdoutOutput { format: FileFormat::Json }));
     assert_eq!(config.admin.listen.len(), 2);
+    let [hook] = &config.hooks[..] else { panic!("{:?}", config.hooks) };
+    assert_eq!((hook.program(), hook.command.len(), hook.on.len()), (Path::new("/etc/twinlog/hooks/notify.sh"), 2, 4));
+    assert_eq!((hook.style, hook.instance.as_str()), (HookStyle::Keepalived, "VI_1"));
 }
 
 #[test]
@@ -147,8 +150,8 @@ segment_size = "64MiB"
 comit_interval = "10ms"
 when_full = "drop-oldest"
 
-[pair]
-vip = "192.0.2.10/24"
+[[hook]]
+on = "master"
 
 [[input.syslog]]
 listn = ":514"
@@ -181,9 +184,9 @@ t.toml:7:1: error: unknown key `comit_interval` in [journal]
 t.toml:8:13: error: `when_full` cannot be "drop-oldest"
   8 | when_full = "drop-oldest"
     |             ^^^^^^^^^^^^^ write "block" or "drop_oldest"
-t.toml:10:2: error: unknown key `pair` at the top level
- 10 | [pair]
-    |  ^^^^ this version runs one node; remove the table until the release with pairs
+t.toml:10:1: error: `command` is missing
+ 10 | [[hook]]
+    | ^^^^^^^^ add command = ["/etc/twinlog/hooks/notify.sh"]
 t.toml:13:1: error: `listen` is missing
  13 | [[input.syslog]]
     | ^^^^^^^^^^^^^^^^ add listen = ":514"
@@ -340,10 +343,7 @@ fn each_mistake_is_named() {
         ),
         (
             input("[[hook]]\non = \"active\"\n[[input.forward]]\nlisten = 1"),
-            vec![
-                "3:1: error: `command` is missing",
-                "6:10: error: `listen` needs a colon before the port",
-            ],
+            vec!["3:1: error: `command` is missing", "6:10: error: `listen` needs a colon before the port"],
         ),
         (
             input(
