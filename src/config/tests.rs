@@ -187,6 +187,9 @@ t.toml:8:13: error: `when_full` cannot be "drop-oldest"
 t.toml:10:1: error: `command` is missing
  10 | [[hook]]
     | ^^^^^^^^ add command = ["/etc/twinlog/hooks/notify.sh"]
+t.toml:11:6: error: `on` cannot be "master"
+ 11 | on = "master"
+    |      ^^^^^^^^ write "active" or "standby" or "fault" or "recovered" or "drained" or "gap" or "reload" or "stop"
 t.toml:13:1: error: `listen` is missing
  13 | [[input.syslog]]
     | ^^^^^^^^^^^^^^^^ add listen = ":514"
