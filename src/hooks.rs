@@ -237,6 +237,14 @@ fn message(event: &Event, node: &str) -> String {
     format!("{message}\n")
 }
 
+/// Runs hooks for what can be seen of a node from outside, until it is dropped; then the command that runs is killed.
+pub async fn accompany(observed: Arc<Observed>) {
+    match Hooks::start(observed.config.clone(), observed.metrics.clone()) {
+        Ok((hooks, _runner)) => watch(observed, hooks).await,
+        Err(error) => tracing::error!(%error, "hooks are off"),
+    }
+}
+
 /// Tells what can be seen of a node from outside: new faults and their end, lost messages, reloads. Until it is dropped.
 pub async fn watch(observed: Arc<Observed>, hooks: Hooks) {
     let mut reload = observed.reload.clone();
