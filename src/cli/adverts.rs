@@ -84,3 +84,39 @@ pub(super) fn free_vrid(heard: &[Heard], wanted: u8) -> Option<u8> {
     let used = |vrid: &u8| heard.iter().flat_map(|heard| &heard.said).any(|said| said.vrid.get() == *vrid);
     (wanted..=u8::MAX).chain(1..wanted).find(|vrid| *vrid > 0 && !used(vrid))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::vrrp::interval::Interval;
+    use crate::proto::vrrp::vip_list::VipList;
+    use crate::proto::vrrp::{Priority, Version, Vrid};
+
+    fn heard(vrid: u8) -> Heard {
+        let vip = IpAddr::from([192, 0, 2, 10]);
+        let said = Advertisement {
+            vrid: Vrid::new(vrid).unwrap(),
+            priority: Priority::DEFAULT,
+            interval: Interval::new(Version::V3, Duration::from_secs(1)).unwrap(),
+            vips: VipList::new(&[vip]).unwrap(),
+        };
+        Heard { source: [192, 0, 2, 1].into(), to_group: true, said: Ok(said) }
+    }
+
+    #[test]
+    fn the_next_election_that_nobody_uses_is_proposed() {
+        let used = [heard(51), heard(52), heard(255)];
+        assert_eq!(free_vrid(&used, 50), Some(50));
+        assert_eq!(free_vrid(&used, 51), Some(53));
+        assert_eq!(free_vrid(&used, 255), Some(1), "after the last comes the first");
+        let all: Vec<Heard> = (1..=255).map(heard).collect();
+        assert_eq!(free_vrid(&all, 7), None);
+    }
+
+    #[test]
+    fn a_sender_is_kept_once_for_each_election() {
+        let mut all = Vec::new();
+        [heard(51), heard(52), heard(51)].into_iter().for_each(|one| note(&mut all, one));
+        assert_eq!(all.len(), 2);
+    }
+}

@@ -235,16 +235,17 @@ impl Init {
             IpAddr::V6(vip) => vip.octets()[15],
         };
         let wanted = last.max(1);
-        eprintln!("twinlog: listening for other elections for {} s", LISTEN.as_secs());
-        match link.map(|link| adverts::listen(&link.interface, LISTEN)) {
-            Some(Ok(heard)) => adverts::free_vrid(&heard, wanted).filter(|free| *free != last),
-            Some(Err(error)) => {
+        let unless_default = |vrid: u8| Some(vrid).filter(|vrid| *vrid != last);
+        let Some(link) = link else { return unless_default(wanted) };
+        eprintln!("twinlog: listening on {} for other elections, {} s", link.interface.name, LISTEN.as_secs());
+        match adverts::listen(&link.interface, LISTEN) {
+            Ok(heard) => adverts::free_vrid(&heard, wanted).and_then(unless_default),
+            Err(error) => {
                 eprintln!(
-                    "twinlog: cannot listen ({error}); vrid {wanted} is taken, which `twinlog check --live` looks at"
+                    "twinlog: cannot listen ({error}); `twinlog check --live` tells whether somebody has vrid {wanted}"
                 );
-                Some(wanted).filter(|wanted| *wanted != last)
+                unless_default(wanted)
             }
-            None => Some(wanted).filter(|wanted| *wanted != last),
         }
     }
 }

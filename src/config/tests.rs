@@ -220,7 +220,7 @@ t.toml:23:19: error: there is no input `syslog-7`
 t.toml:23:37: error: `tag` has a brace without its partner
  23 | match = { input = "syslog-7", tag = "{a" }
     |                                     ^^^^ write a pattern such as "app.**" or "{a,b}.*"
-15 errors, 1 warning
+16 errors, 1 warning
 "#;
     assert_eq!(report(&parse(text, "t.toml").unwrap_err()), expected);
 }
