@@ -5,10 +5,13 @@
 //!
 //! Answers go to stdout and everything else to stderr. A reader of stdout that has seen enough ends us quietly.
 
+mod adverts;
 mod check;
 mod configuration;
 mod generate;
+mod init;
 mod journal;
+mod live;
 mod reload;
 mod status;
 mod tail;
@@ -31,6 +34,7 @@ const EXIT_CODES: &str = "Exit status:
   2   wrong usage
   3   the daemon is not running or cannot be reached
   4   degraded (status --check)
+  5   refused because it is not safe; the message names what overrides it
   7   messages are lost or damaged (journal verify, journal cat)
   78  the configuration is wrong";
 
@@ -39,6 +43,7 @@ a message leaves the journal when every output has delivered it.";
 
 const EXAMPLES: &str = "Examples:
   twinlog run                        try it: syslog on 127.0.0.1:5514, messages to stdout
+  twinlog init                       set up a pair
   twinlog check && systemctl reload twinlog
   twinlog status                     what comes in, what goes out, what waits
   twinlog tail                       watch messages
@@ -135,17 +140,35 @@ pub enum Verb {
 
 Exit status: 0 stopped in order, 1 failed, 78 the configuration or the journal is of no use to this program.")]
     Run,
+    /// Set up a pair: write its configuration and key
+    ///
+    /// Asks on a terminal what the flags do not say, and proposes what the machine knows: the interface of the default
+    /// route, its address, an election that nobody uses. What it writes is what `check` accepts. A configuration that is
+    /// there is not touched without --force; a pair's key that is there is always kept.
+    #[command(after_long_help = "Examples:
+  twinlog init
+  twinlog init --yes --vip 192.0.2.10/24 --interface eth0 --node agg-a=192.0.2.11 --node agg-b=192.0.2.12 \\
+      --output tcp://siem.example.net:514
+  twinlog init --from-keepalived /etc/keepalived/keepalived.conf --node agg-a=192.0.2.11 --node agg-b=192.0.2.12 \\
+      --output tcp://siem.example.net:514
+
+Exit status: 0 written, or as it should be; 1 failed; 2 something is missing; 5 another configuration is there; 78 what \
+was said makes no configuration. Nothing is written then.")]
+    Init(init::Init),
     /// Check a configuration, without a daemon
     ///
     /// Shows all errors and warnings, each with its place and one fix. Without FILE, what `run` would use is checked,
-    /// and whether this machine has the directories for it, with the rights of the user who asks.
+    /// and whether this machine has the directories for it, with the rights of the user who asks. With --live also what
+    /// is around it: the interface and the own address, ports, rights, the disk, the clock, destinations, the peer, and
+    /// for 3.5 seconds who else advertises on the network.
     #[command(after_long_help = "Examples:
   twinlog check
   twinlog check new.toml && install -m 0640 new.toml /etc/twinlog/twinlog.toml
+  twinlog check --live                   before the first start, as root
   twinlog check --show-effective         every value in force, defaults included
   ssh agg-a cat /etc/twinlog/twinlog.toml | twinlog check -
 
-Exit status: 0 no errors, 78 errors (with --strict also for warnings).")]
+Exit status: 0 no errors, 78 errors in the configuration, 1 errors around it (with --strict also for warnings).")]
     Check(check::Check),
     /// Show how the node is: what comes in, what goes out, what waits
     ///
@@ -227,6 +250,8 @@ pub enum Exit {
     Unreachable = 3,
     /// `status --check` found something.
     Degraded = 4,
+    /// Refused because it is not safe; the message names what overrides it.
+    Unsafe = 5,
     /// Messages are lost or damaged.
     Loss = 7,
     /// The configuration is wrong; systemd stops trying (`RestartPreventExitStatus=`).
@@ -260,6 +285,7 @@ pub fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let shared = &cli.shared;
     match cli.verb {
         Verb::Run => unreachable!("main.rs starts the daemon"),
+        Verb::Init(init) => init.execute(shared),
         Verb::Check(check) => check.execute(shared),
         Verb::Status(status) => status.execute(shared),
         Verb::Tail(tail) => tail.execute(shared),

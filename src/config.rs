@@ -10,7 +10,7 @@
 //! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
 //! a section reads one table that has parts in several files, so every value keeps its own place.
 //!
-//! This version runs one node: `[pair]` is named in `reader.rs` as coming later.
+//! The same files serve both nodes of a pair; [`Identity`] is what a machine brings to know which of them it is.
 
 mod address;
 mod choice;
@@ -18,6 +18,10 @@ mod cross_checks;
 mod diagnostic;
 mod effective;
 mod environment;
+mod hook;
+mod pair;
+#[cfg(test)]
+mod pair_tests;
 mod path_pattern;
 mod reader;
 mod secret;
@@ -38,12 +42,14 @@ use ipnet::IpNet;
 
 pub use self::address::{Listen, Protocol, Target};
 pub use self::choice::{
-    Acknowledge, Balance, Choice, ClientAuth, Compress, FileFormat, Framing, LogFormat, LogLevel, LogTarget,
-    SyslogFormat, WhenFull,
+    Acknowledge, Balance, Choice, ClientAuth, Compress, FileFormat, Framing, HookEvent, HookStyle, LogFormat, LogLevel,
+    LogTarget, PeerLoss, SyslogFormat, WhenFull,
 };
 pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
 pub use self::effective::show_effective;
 pub use self::environment::{check_environment, node_name};
+pub use self::hook::{Hook, UnsafeCommand, check_command};
+pub use self::pair::{Identity, Pair, PairNode, Vip, read_pair_key, read_password};
 pub use self::path_pattern::{InvalidPathPattern, PathPattern};
 pub use self::secret::{SecretError, read_key, read_users};
 pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
@@ -62,8 +68,10 @@ pub const DEFAULT_FILE: &str = "/etc/twinlog/twinlog.toml";
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// This node's name. Not a key, because the same file serves both nodes of a pair: from `--node`, else
-    /// `TWINLOG_NODE`, else the host name.
+    /// `TWINLOG_NODE`, else that of the node of the pair whose address this machine has, else the host name.
     pub node: NodeName,
+    /// `[pair]`. Default `None`: this node is alone.
+    pub pair: Option<Pair>,
     /// Where the journal, cursors and receipts are. Default `/var/lib/twinlog`.
     pub data_dir: PathBuf,
     /// Path of the control socket, at most 107 bytes (the kernel's limit). Default `/run/twinlog/control.sock`.
@@ -80,6 +88,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[log]`.
     pub log: Log,
+    /// `[[hook]]`, as written. Default: none.
+    pub hooks: Vec<Hook>,
 }
 
 impl Config {
@@ -108,6 +118,7 @@ impl Config {
     fn empty(node: NodeName) -> Config {
         Config {
             node,
+            pair: None,
             data_dir: PathBuf::from("/var/lib/twinlog"),
             control_socket: PathBuf::from("/run/twinlog/control.sock"),
             journal: Journal::default(),
@@ -116,6 +127,7 @@ impl Config {
             outputs: Vec::new(),
             admin: Admin::default(),
             log: Log::default(),
+            hooks: Vec::new(),
         }
     }
 }
@@ -131,7 +143,7 @@ pub struct Journal {
     pub commit_interval: Duration,
     /// What happens at `max_size`. Default [`WhenFull::Block`].
     pub when_full: WhenFull,
-    /// What an acknowledged message means. Without a pair only [`Acknowledge::Durable`], the default.
+    /// What an acknowledged message means. Only [`Acknowledge::Durable`], the default, until there is a mirror.
     pub acknowledge: Acknowledge,
 }
 
@@ -523,9 +535,25 @@ pub struct Loaded {
     places: BTreeMap<String, Place>,
     /// The main file's name, for what stands nowhere.
     main: String,
+    /// Why this machine is neither node of the pair.
+    unrecognised: Option<Diagnostic>,
 }
 
 impl Loaded {
+    /// The same, if this machine is a node of the pair or there is none. A file that is only looked at may be for others.
+    ///
+    /// # Errors
+    /// That it is not, or could be both; with the warnings.
+    pub fn recognised(mut self) -> Result<Loaded, Vec<Diagnostic>> {
+        match self.unrecognised.take() {
+            None => Ok(self),
+            Some(diagnostic) => {
+                self.warnings.push(diagnostic);
+                Err(self.warnings)
+            }
+        }
+    }
+
     /// A diagnostic about the value of a key (`data_dir`, `input.NAME.tls.cert_file`), at its place if its place was
     /// kept.
     #[must_use]
@@ -540,7 +568,7 @@ impl Loaded {
 impl From<Config> for Loaded {
     /// A configuration that is in no file.
     fn from(config: Config) -> Loaded {
-        Loaded { config, warnings: Vec::new(), places: BTreeMap::new(), main: String::new() }
+        Loaded { config, warnings: Vec::new(), places: BTreeMap::new(), main: String::new(), unrecognised: None }
     }
 }
 
@@ -549,7 +577,7 @@ impl From<Config> for Loaded {
 /// # Errors
 /// All that is wrong, in the order of the text.
 pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Vec<Diagnostic>> {
-    let node = "localhost".parse().expect("a valid node name");
+    let node: NodeName = "localhost".parse().expect("a valid node name");
     read(&[Source { name: file_name.to_owned(), text: text.to_owned() }], node)
 }
 
@@ -557,15 +585,16 @@ pub fn parse(text: &str, file_name: &str) -> Result<Loaded, Vec<Diagnostic>> {
 ///
 /// # Errors
 /// All that is wrong, file by file, warnings included.
-pub fn read(sources: &[Source], node: NodeName) -> Result<Loaded, Vec<Diagnostic>> {
-    sections::read(sources, node)
+pub fn read(sources: &[Source], identity: impl Into<Identity>) -> Result<Loaded, Vec<Diagnostic>> {
+    sections::read(sources, &identity.into())
 }
 
 /// Reads files, the main one first; see [`files_of`].
 ///
 /// # Errors
 /// All that is wrong, in files that can be read and in those that cannot.
-pub fn load(files: &[PathBuf], node: NodeName) -> Result<Loaded, Vec<Diagnostic>> {
+pub fn load(files: &[PathBuf], identity: impl Into<Identity>) -> Result<Loaded, Vec<Diagnostic>> {
+    let identity = identity.into();
     let (mut sources, mut unreadable) = (Vec::new(), Vec::new());
     for file in files {
         let name = file.display().to_string();
@@ -579,10 +608,10 @@ pub fn load(files: &[PathBuf], node: NodeName) -> Result<Loaded, Vec<Diagnostic>
         }
     }
     if unreadable.is_empty() {
-        return read(&sources, node);
+        return sections::read(&sources, &identity);
     }
     // What is missing may be in the file that could not be read, but a wrong value is wrong in any case.
-    unreadable.extend(sections::read_incomplete(&sources, node));
+    unreadable.extend(sections::read_incomplete(&sources, &identity));
     Err(unreadable)
 }
 

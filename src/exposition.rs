@@ -123,7 +123,10 @@ fn about(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     let successful = if reload.successful { 1.0 } else { 0.0 };
     out.gauge("config_reload_successful", "Whether the last reload was applied; the start counts as one", successful)?;
     out.gauge("config_last_reload_timestamp_seconds", "When the last reload was tried", seconds(reload.at))?;
-    out.gauge("faults", "What status lists as wrong", observed.faults().len() as f64)
+    out.gauge("faults", "What status lists as wrong", observed.faults().len() as f64)?;
+    let runs = observed.metrics.hook_runs().into_iter();
+    let runs = runs.map(|((event, result), count)| (vec![("event", text(event)), ("result", text(result))], count));
+    out.counters("hook_runs", "Commands run for an event, and those that were not", runs)
 }
 
 fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {

@@ -23,6 +23,7 @@
 //! - [`config`]: the files, checked once; every default.
 //! - [`input`], [`output`]: tasks between sockets and the journal.
 //! - [`metrics`]: what is counted; [`status`], [`exposition`]: how it is shown; [`control`], [`admin`]: to whom.
+//! - [`hooks`]: commands that are run when something happened.
 //! - [`daemon`]: builds, reloads and stops all of it; [`supervise`]: essential tasks.
 //! - [`cli`]: the verbs.
 //!
@@ -34,6 +35,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod exposition;
+pub mod hooks;
 pub mod input;
 pub mod journal;
 pub mod log;

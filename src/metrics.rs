@@ -202,6 +202,8 @@ impl OutputMetrics {
 pub struct Metrics {
     inputs: Mutex<BTreeMap<String, Arc<InputMetrics>>>,
     outputs: Mutex<BTreeMap<String, Arc<OutputMetrics>>>,
+    /// Runs of hooks by event and result.
+    hook_runs: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
 }
 
 impl Metrics {
@@ -227,6 +229,17 @@ impl Metrics {
     #[must_use]
     pub fn outputs(&self) -> BTreeMap<String, Arc<OutputMetrics>> {
         lock(&self.outputs).clone()
+    }
+
+    /// Counts a run of a hook, or one that did not come about.
+    pub fn hook_ran(&self, event: &'static str, result: &'static str) {
+        *lock(&self.hook_runs).entry((event, result)).or_default() += 1;
+    }
+
+    /// Runs of hooks by event and result.
+    #[must_use]
+    pub fn hook_runs(&self) -> BTreeMap<(&'static str, &'static str), u64> {
+        lock(&self.hook_runs).clone()
     }
 
     /// Forgets what is no longer configured.

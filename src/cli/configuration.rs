@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::{Exit, Failure, Shared};
-use crate::config::{self, Config, DEFAULT_FILE, Diagnostic, Report, Severity, node_name};
+use crate::config::{self, Config, DEFAULT_FILE, Diagnostic, Identity, Report, Severity};
 use crate::control::ReloadRefused;
-use crate::proto::position::NodeName;
 use crate::tls;
 
 /// What `run` runs with.
@@ -26,9 +25,9 @@ pub struct Loaded {
 /// # Errors
 /// A [`Failure`] with all diagnostics as its message.
 pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
-    let node = node(shared)?;
+    let identity = identity(shared)?;
     let file = file(shared);
-    match load(shared, file.as_deref(), node).and_then(with_tls) {
+    match load(shared, file.as_deref(), identity).and_then(config::Loaded::recognised).and_then(with_tls) {
         Ok(config::Loaded { config, warnings, .. }) => Ok(Loaded { config, file, warnings }),
         Err(diagnostics) => Err(refused(shared, &diagnostics)),
     }
@@ -40,8 +39,10 @@ pub fn for_run(shared: &Shared) -> Result<Loaded, Failure> {
 /// How many errors, and each of them as `check` shows it.
 pub fn reread(shared: &Shared) -> Result<(Config, Vec<String>), ReloadRefused> {
     let shown = |diagnostics: &[Diagnostic]| diagnostics.iter().map(ToString::to_string).collect();
-    let node = node_name(shared.node.as_deref());
-    match node.and_then(|node| load(shared, file(shared).as_deref(), node)).and_then(with_tls) {
+    let loaded = Identity::of_this_machine(shared.node.as_deref())
+        .and_then(|identity| load(shared, file(shared).as_deref(), identity))
+        .and_then(config::Loaded::recognised);
+    match loaded.and_then(with_tls) {
         Ok(loaded) => Ok((loaded.config, shown(&loaded.warnings))),
         Err(diagnostics) => {
             let reason = match diagnostics.iter().filter(|one| one.severity == Severity::Error).count() {
@@ -54,10 +55,10 @@ pub fn reread(shared: &Shared) -> Result<(Config, Vec<String>), ReloadRefused> {
 }
 
 /// The file and its drop-ins, or what needs no file; `--socket` is stronger than either.
-fn load(shared: &Shared, file: Option<&Path>, node: NodeName) -> Result<config::Loaded, Vec<Diagnostic>> {
+fn load(shared: &Shared, file: Option<&Path>, identity: Identity) -> Result<config::Loaded, Vec<Diagnostic>> {
     let mut loaded = match file {
-        Some(file) => config::load(&config::files_of(file)?, node)?,
-        None => Config::standalone_default(node).into(),
+        Some(file) => config::load(&config::files_of(file)?, identity)?,
+        None => Config::standalone_default(identity.name().clone()).into(),
     };
     if let Some(socket) = &shared.socket {
         loaded.config.control_socket.clone_from(socket);
@@ -78,7 +79,7 @@ fn with_tls(mut loaded: config::Loaded) -> Result<config::Loaded, Vec<Diagnostic
 /// The configuration as far as it can be read, for verbs that only look: a broken file on the disk must not keep
 /// anyone from a daemon that runs, nor a key that this user may not read.
 pub(super) fn for_looking(shared: &Shared) -> Option<Config> {
-    let loaded = load(shared, file(shared).as_deref(), node(shared).ok()?);
+    let loaded = load(shared, file(shared).as_deref(), identity(shared).ok()?);
     loaded.ok().map(|loaded| loaded.config)
 }
 
@@ -110,9 +111,9 @@ pub(super) fn file(shared: &Shared) -> Option<PathBuf> {
     shared.config.clone().or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| is_there(path)))
 }
 
-/// This node's name.
-pub(super) fn node(shared: &Shared) -> Result<NodeName, Failure> {
-    node_name(shared.node.as_deref()).map_err(|diagnostics| refused(shared, &diagnostics))
+/// What this machine says of itself.
+pub(super) fn identity(shared: &Shared) -> Result<Identity, Failure> {
+    Identity::of_this_machine(shared.node.as_deref()).map_err(|diagnostics| refused(shared, &diagnostics))
 }
 
 /// A refusal that shows all diagnostics.

@@ -59,6 +59,16 @@ choice!(
 );
 
 choice!(
+    /// What a node of a pair does while the other is away.
+    PeerLoss {
+        /// It goes on with one copy and says so.
+        Degrade = "degrade",
+        /// It acknowledges nothing with one copy.
+        Stop = "stop",
+    }
+);
+
+choice!(
     /// How messages are told apart in a byte stream (RFC 6587).
     Framing {
         /// The length before each inside TLS (RFC 5425, 4.3), a line end after each over plain TCP.
@@ -157,6 +167,52 @@ choice!(
         Journald = "journald",
         /// To stderr.
         Stderr = "stderr",
+    }
+);
+
+choice!(
+    /// What a `[[hook]]` is run for.
+    HookEvent {
+        /// This node serves: it has the virtual addresses.
+        Active = "active",
+        /// It stands by.
+        Standby = "standby",
+        /// Something is wrong; each new fault once.
+        Fault = "fault",
+        /// Nothing is wrong any more.
+        Recovered = "recovered",
+        /// It has handed over and delivered what it held.
+        Drained = "drained",
+        /// Messages are lost: the journal was full, or damaged on the disk.
+        Gap = "gap",
+        /// A configuration was applied, or refused.
+        Reload = "reload",
+        /// The daemon stops.
+        Stop = "stop",
+    }
+);
+
+impl HookEvent {
+    /// What keepalived's notify scripts call it; `None` for what keepalived does not know.
+    #[must_use]
+    pub fn keepalived_state(self) -> Option<&'static str> {
+        match self {
+            HookEvent::Active => Some("MASTER"),
+            HookEvent::Standby => Some("BACKUP"),
+            HookEvent::Fault => Some("FAULT"),
+            HookEvent::Stop => Some("STOP"),
+            HookEvent::Recovered | HookEvent::Drained | HookEvent::Gap | HookEvent::Reload => None,
+        }
+    }
+}
+
+choice!(
+    /// How a `[[hook]]`'s command is told what happened.
+    HookStyle {
+        /// One JSON object on its standard input.
+        Json = "json",
+        /// Four more arguments, as keepalived's `notify` has them: `INSTANCE name MASTER|BACKUP|FAULT|STOP priority`.
+        Keepalived = "keepalived",
     }
 );
 

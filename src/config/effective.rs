@@ -9,18 +9,23 @@ use std::path::PathBuf;
 use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
 use super::{
-    Config, FileOutput, ForwardInput, ForwardOutput, Input, Login, Match, Output, OutputKind, Protocol, SyslogInput,
-    SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
+    Config, FileOutput, ForwardInput, ForwardOutput, Hook, HookStyle, Input, Login, Match, Output, OutputKind, Pair,
+    PairNode, Protocol, SyslogInput, SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
 };
+use crate::proto::vrrp::Version;
 
 /// Every value in force, as a file that says the same.
 #[must_use]
 pub fn show_effective(config: &Config) -> String {
-    let Config { node, data_dir, control_socket, journal, drain, inputs, outputs, admin, log } = config;
+    let Config { node, pair, data_dir, control_socket, journal, drain, inputs, outputs, admin, log, hooks } = config;
     let mut text = Text(String::new());
-    text.line(format_args!("# node {node}: from --node, TWINLOG_NODE or the host name"));
+    text.line(format_args!("# node {node}: from --node, TWINLOG_NODE, its address in [pair] or the host name"));
     text.key("data_dir", quoted(data_dir.display()));
     text.key("control_socket", quoted(control_socket.display()));
+
+    if let Some(pair) = pair {
+        write_pair(&mut text, pair);
+    }
 
     text.table("[journal]");
     text.key("max_size", quoted(show_size(journal.max_size)));
@@ -50,7 +55,48 @@ pub fn show_effective(config: &Config) -> String {
     text.key("level", word(log.level));
     text.key("format", word(log.format));
     text.key("target", word(log.target));
+
+    for hook in hooks {
+        write_hook(&mut text, hook);
+    }
     text.0
+}
+
+fn write_hook(text: &mut Text, Hook { on, command, timeout, style, instance }: &Hook) {
+    text.table("[[hook]]");
+    text.key("on", list(on.iter().map(|event| event.word())));
+    text.key("command", list(command));
+    text.key("timeout", quoted(show_duration(*timeout)));
+    text.key("style", word(*style));
+    if *style == HookStyle::Keepalived {
+        text.key("instance", quoted(instance));
+    }
+}
+
+fn write_pair(text: &mut Text, pair: &Pair) {
+    text.table("[pair]");
+    text.key("vip", list(&pair.vips));
+    text.key("interface", quoted(&pair.interface));
+    text.key("vrid", pair.vrid.to_string());
+    text.key("vrrp_version", if pair.interval.version() == Version::V2 { "2" } else { "3" }.to_owned());
+    text.key("advert_interval", quoted(show_duration(pair.interval.duration())));
+    text.key("preempt", pair.preempt.to_string());
+    if pair.preempt {
+        text.key("preempt_delay", quoted(show_duration(pair.preempt_delay)));
+    }
+    match &pair.auth_pass_file {
+        Some(file) => text.key("auth_pass_file", quoted(file.display())),
+        None => text.line(format_args!("# auth_pass_file: not set")),
+    }
+    text.key("unicast", pair.unicast.to_string());
+    text.key("vip_lease", quoted(pair.vip_lease.map_or("off".to_owned(), show_duration)));
+    let node = |PairNode { name, address, priority }: &PairNode| {
+        format!("{{ name = {}, address = {}, priority = {priority} }}", quoted(name), quoted(address))
+    };
+    text.key("nodes", format!("[{}]", pair.nodes.each_ref().map(node).join(", ")));
+    text.key("key_file", quoted(pair.key_file.display()));
+    text.key("port", pair.port.to_string());
+    text.key("on_peer_loss", word(pair.on_peer_loss));
 }
 
 fn syslog_input(text: &mut Text, input: &SyslogInput) {

@@ -8,7 +8,10 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, Uid, faccessat, gethostname};
 
 use super::diagnostic::{Diagnostic, Severity};
-use super::{Input, Loaded, OutputKind, SecretError, read_key, read_users};
+use super::{
+    Input, Loaded, OutputKind, SecretError, UnsafeCommand, check_command, read_key, read_pair_key, read_password,
+    read_users,
+};
 use crate::proto::position::NodeName;
 
 /// The name of this node: what was given (`--node`, `TWINLOG_NODE`), else the host name.
@@ -25,15 +28,25 @@ pub fn node_name(given: Option<&str>) -> Result<NodeName, Vec<Diagnostic>> {
 }
 
 /// Looks at the disk with the rights of this process: whether `data_dir` can be used, whether the directories of output
-/// files are there, and whether secrets can be read, by nobody else. Changes nothing.
+/// files are there, whether secrets can be read, by nobody else, and whether hooks are safe to run. Changes nothing.
 #[must_use]
 pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let mut found: Vec<Diagnostic> = loaded.unrecognised.iter().cloned().collect();
     let data_dir = &loaded.config.data_dir;
     let mut note =
         |key: &str, (severity, message, fix): Finding| found.push(loaded.diagnostic(severity, key, message, fix));
     if let Some(finding) = data_directory(data_dir) {
         note("data_dir", finding);
+    }
+    if let Some(pair) = &loaded.config.pair {
+        if let Some(SecretError { what, fix }) = pair.auth_pass_file.as_deref().and_then(|f| read_password(f).err()) {
+            note("pair.auth_pass_file", (Severity::Error, what, fix));
+        }
+        // Nothing needs it yet, so it stops nobody; but who has written it wants to hear.
+        let key = Some(&pair.key_file).filter(|file| file.exists() || loaded.places.contains_key("pair.key_file"));
+        if let Some(SecretError { what, fix }) = key.and_then(|file| read_pair_key(file).err()) {
+            note("pair.key_file", (Severity::Warning, what, fix));
+        }
     }
     for input in &loaded.config.inputs {
         let Input::Forward(forward) = input else { continue };
@@ -61,6 +74,11 @@ pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
                     note(&format!("output.{}.{key}", output.name), (Severity::Error, what, fix));
                 }
             }
+        }
+    }
+    for (number, hook) in loaded.config.hooks.iter().enumerate() {
+        if let Err(UnsafeCommand { what, fix }) = check_command(hook.program()) {
+            note(&format!("hook.{number}.command"), (Severity::Error, what, fix));
         }
     }
     found

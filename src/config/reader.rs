@@ -19,11 +19,7 @@ use super::diagnostic::{self, Diagnostic, Place, Severity};
 use super::units::{self, Invalid};
 
 /// Keys that this version does not have, and why: the table, the key, what is said.
-const NOT_HERE: [(&str, &str, &str); 3] = [
-    ("", "pair", "this version runs one node; remove the table until the release with pairs"),
-    ("", "hook", "this version runs no hooks; remove the table until the release that does"),
-    ("", "node", "the name is no key: give it with --node or TWINLOG_NODE"),
-];
+const NOT_HERE: [(&str, &str, &str); 1] = [("", "node", "the name is no key: give it with --node or TWINLOG_NODE")];
 
 /// Errors kept at most, and warnings: nobody reads more, and a hostile text must not take all memory.
 const FINDINGS_MAX: usize = 1_000;
@@ -280,7 +276,7 @@ impl<'a> Table<'a> {
         let place = match self.path.as_str() {
             "" => "at the top level".to_owned(),
             path @ ("input.syslog" | "input.forward" | "output.syslog" | "output.forward" | "output.file"
-            | "output.stdout") => {
+            | "output.stdout" | "hook") => {
                 format!("in [[{path}]]")
             }
             path => format!("in [{path}]"),
@@ -415,6 +411,19 @@ impl<'a> Value<'a> {
         let number = number.filter(|number| *number > 0);
         if number.is_none() {
             self.error(format!("must lie between 1 and {}", u32::MAX), "write a number in that range, or \"off\"");
+        }
+        number
+    }
+
+    /// A number without a unit, within limits.
+    pub(super) fn number(&self, limits: RangeInclusive<u32>) -> Option<u32> {
+        let DeValue::Integer(number) = self.item else {
+            self.error(format!("must be a number, not {}", with_article(self.item)), "write a number without quotes");
+            return None;
+        };
+        let number = u32::from_str_radix(number.as_str(), number.radix()).ok().filter(|number| limits.contains(number));
+        if number.is_none() {
+            self.error(format!("must lie between {} and {}", limits.start(), limits.end()), "write one in that range");
         }
         number
     }

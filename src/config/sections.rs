@@ -14,6 +14,8 @@ use super::address::{self, Listen, Target};
 use super::choice::{Acknowledge, FACILITIES, Framing, SEVERITIES};
 use super::cross_checks;
 use super::diagnostic::{Diagnostic, Severity};
+use super::hook;
+use super::pair::{self, Identity};
 use super::reader::{Findings, Spot, Table, Value, nearest};
 use super::tls;
 use super::units::Invalid;
@@ -22,11 +24,10 @@ use super::{
     Login, MIB, Match, Output, OutputKind, Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput,
     TagPattern, Timezone,
 };
-use crate::proto::position::NodeName;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The longest path of a Unix socket: `sun_path` without its NUL, unix(7).
@@ -39,8 +40,8 @@ const WINDOW_MAX: u32 = 1024;
 const NAME_MAX: usize = 64;
 
 /// See [`super::read`].
-pub(super) fn read(sources: &[Source], node: NodeName) -> Result<Loaded, Vec<Diagnostic>> {
-    let (loaded, diagnostics) = evaluate(sources, node, true);
+pub(super) fn read(sources: &[Source], identity: &Identity) -> Result<Loaded, Vec<Diagnostic>> {
+    let (loaded, diagnostics) = evaluate(sources, identity, true);
     if diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error) {
         return Err(diagnostics);
     }
@@ -48,19 +49,26 @@ pub(super) fn read(sources: &[Source], node: NodeName) -> Result<Loaded, Vec<Dia
 }
 
 /// What is wrong with some of the files, when the rest cannot be read.
-pub(super) fn read_incomplete(sources: &[Source], node: NodeName) -> Vec<Diagnostic> {
-    evaluate(sources, node, false).1
+pub(super) fn read_incomplete(sources: &[Source], identity: &Identity) -> Vec<Diagnostic> {
+    evaluate(sources, identity, false).1
 }
 
-fn evaluate(sources: &[Source], node: NodeName, complete: bool) -> (Loaded, Vec<Diagnostic>) {
+fn evaluate(sources: &[Source], identity: &Identity, complete: bool) -> (Loaded, Vec<Diagnostic>) {
     let (findings, documents) = Findings::parse(sources, complete);
     let root = Table::root(&findings, &documents);
     let mut spots = Spots::default();
-    let config = top_level(&findings, root, node, &mut spots);
+    let main = sources.first().map_or(String::new(), |source| source.name.clone());
+    let mut config = Config::empty(identity.name().clone());
+    let pair = pair::pair(&findings, root.table("pair"), identity, &main, &mut spots);
+    let (pair, unrecognised) = pair.map_or((None, None), |(pair, unrecognised)| (Some(pair), unrecognised));
+    if let Some(pair) = pair.as_ref().filter(|_| unrecognised.is_none()) {
+        config.node = pair.own_node().name.clone();
+    }
+    config.pair = pair;
+    top_level(&findings, root, &mut config, &mut spots);
     cross_checks::check(&findings, &config, &spots);
     let places = spots.places.iter().map(|(key, spot)| (key.clone(), findings.place(spot))).collect();
-    let main = sources.first().map_or(String::new(), |source| source.name.clone());
-    (Loaded { config, warnings: Vec::new(), places, main }, findings.take())
+    (Loaded { config, warnings: Vec::new(), places, main, unrecognised }, findings.take())
 }
 
 /// Where things stand that later checks may complain about.
@@ -96,8 +104,7 @@ impl Spots {
     }
 }
 
-fn top_level(findings: &Findings<'_>, root: Table<'_>, node: NodeName, spots: &mut Spots) -> Config {
-    let mut config = Config::empty(node);
+fn top_level(findings: &Findings<'_>, root: Table<'_>, config: &mut Config, spots: &mut Spots) {
     root.set("data_dir", &mut config.data_dir, path);
     root.set("control_socket", &mut config.control_socket, socket_path);
     spots.keep("data_dir", &root, "data_dir");
@@ -160,8 +167,11 @@ fn top_level(findings: &Findings<'_>, root: Table<'_>, node: NodeName, spots: &m
     log.set("target", &mut config.log.target, Value::choice);
     log.finish();
 
+    for (number, table) in root.tables("hook").into_iter().enumerate() {
+        config.hooks.push(hook::hook(findings, table, number, spots));
+    }
+
     root.finish();
-    config
 }
 
 fn journal(table: Table<'_>, journal: &mut Journal, spots: &mut Spots) {
@@ -172,11 +182,14 @@ fn journal(table: Table<'_>, journal: &mut Journal, spots: &mut Spots) {
     table.set("acknowledge", &mut journal.acknowledge, |value| {
         let acknowledge = value.choice()?;
         if acknowledge == Acknowledge::Replicated {
-            value.error("cannot be \"replicated\" on a node without a pair", "write \"durable\"");
+            let why =
+                if spots.places.contains_key("pair") { "yet: nothing is mirrored" } else { "on a node without a pair" };
+            value.error(format!("cannot be \"replicated\" {why}"), "write \"durable\"");
             return None;
         }
         Some(acknowledge)
     });
+    spots.keep("journal.acknowledge", &table, "acknowledge");
     spots.keep("journal.segment_size", &table, "segment_size");
     spots.keep("journal.max_size", &table, "max_size");
     table.finish();

@@ -118,6 +118,9 @@ fn every_key_of_the_complete_file_is_in_force() {
     assert_eq!(file.rotate, Rotate { size: Some(100 << 20), age: Some(Duration::from_secs(86_400)), keep: Some(14) });
     assert_eq!(stdout.kind, OutputKind::Stdout(StdoutOutput { format: FileFormat::Json }));
     assert_eq!(config.admin.listen.len(), 2);
+    let [hook] = &config.hooks[..] else { panic!("{:?}", config.hooks) };
+    assert_eq!((hook.program(), hook.command.len(), hook.on.len()), (Path::new("/etc/twinlog/hooks/notify.sh"), 2, 4));
+    assert_eq!((hook.style, hook.instance.as_str()), (HookStyle::Keepalived, "VI_1"));
 }
 
 #[test]
@@ -147,8 +150,8 @@ segment_size = "64MiB"
 comit_interval = "10ms"
 when_full = "drop-oldest"
 
-[pair]
-vip = "192.0.2.10/24"
+[[hook]]
+on = "master"
 
 [[input.syslog]]
 listn = ":514"
@@ -181,9 +184,12 @@ t.toml:7:1: error: unknown key `comit_interval` in [journal]
 t.toml:8:13: error: `when_full` cannot be "drop-oldest"
   8 | when_full = "drop-oldest"
     |             ^^^^^^^^^^^^^ write "block" or "drop_oldest"
-t.toml:10:2: error: unknown key `pair` at the top level
- 10 | [pair]
-    |  ^^^^ this version runs one node; remove the table until the release with pairs
+t.toml:10:1: error: `command` is missing
+ 10 | [[hook]]
+    | ^^^^^^^^ add command = ["/etc/twinlog/hooks/notify.sh"]
+t.toml:11:6: error: `on` cannot be "master"
+ 11 | on = "master"
+    |      ^^^^^^^^ write "active" or "standby" or "fault" or "recovered" or "drained" or "gap" or "reload" or "stop"
 t.toml:13:1: error: `listen` is missing
  13 | [[input.syslog]]
     | ^^^^^^^^^^^^^^^^ add listen = ":514"
@@ -214,7 +220,7 @@ t.toml:23:19: error: there is no input `syslog-7`
 t.toml:23:37: error: `tag` has a brace without its partner
  23 | match = { input = "syslog-7", tag = "{a" }
     |                                     ^^^^ write a pattern such as "app.**" or "{a,b}.*"
-15 errors, 1 warning
+16 errors, 1 warning
 "#;
     assert_eq!(report(&parse(text, "t.toml").unwrap_err()), expected);
 }
@@ -340,9 +346,25 @@ fn each_mistake_is_named() {
         ),
         (
             input("[[hook]]\non = \"active\"\n[[input.forward]]\nlisten = 1"),
+            vec!["3:1: error: `command` is missing", "6:10: error: `listen` needs a colon before the port"],
+        ),
+        (
+            input(
+                "[[hook]]\non = [\"activ\", \"gap\"]\ncommand = \"notify.sh now\"\ntimeout = \"1ms\"\nstyle = \"keepalived\"",
+            ),
             vec![
-                "3:3: error: unknown key `hook` at the top level",
-                "6:10: error: `listen` needs a colon before the port",
+                "4:7: error: `on` cannot be \"activ\"",
+                "4:16: error: `on` has \"gap\", for which keepalived has no word",
+                "5:11: error: `command` must begin with the program's absolute path",
+                "6:11: error: `timeout` must lie between 100ms and 1h",
+            ],
+        ),
+        (
+            input("[[hook]]\non = []\ncommand = [\"/bin/true\"]\ninstance = \"VI_1\"\nshell = true"),
+            vec![
+                "4:6: error: `on` is empty",
+                "6:12: warning: `instance` has no effect without style = \"keepalived\"",
+                "7:1: error: unknown key `shell` in [[hook]]",
             ],
         ),
         (

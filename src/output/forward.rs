@@ -16,6 +16,7 @@
 
 mod ledger;
 mod login;
+mod probe;
 mod session;
 
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+pub use self::probe::probe;
 use super::Life;
 use super::endpoint::Backoff;
 use super::feed::Feed;

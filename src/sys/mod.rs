@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)]
 
+pub mod capabilities;
+pub mod clock;
 pub mod link_layer;
 pub mod netlink;
 pub mod random;
