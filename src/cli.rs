@@ -7,11 +7,14 @@
 
 mod check;
 mod configuration;
+mod events;
+mod failover;
 mod generate;
 mod journal;
 mod reload;
 mod status;
 mod tail;
+mod vip;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -31,6 +34,7 @@ const EXIT_CODES: &str = "Exit status:
   2   wrong usage
   3   the daemon is not running or cannot be reached
   4   degraded (status --check)
+  5   refused as unsafe; the override is named
   7   messages are lost or damaged (journal verify, journal cat)
   78  the configuration is wrong";
 
@@ -186,6 +190,21 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     #[command(after_long_help = "Exit status: 0 applied, 1 refused because a change needs a restart, \
 3 the daemon cannot be reached, 78 the configuration is wrong.")]
     Reload,
+    /// Hand the shared addresses over to the peer
+    ///
+    /// This node stays in service as standby. The addresses are released only when the peer has taken them.
+    #[command(
+        after_long_help = "Exit status: 0 the peer has taken over, 1 this node is not active or nobody took over, \
+3 the daemon cannot be reached, 5 the peer does not answer (--force asks it all the same)."
+    )]
+    Failover(failover::Failover),
+    /// Show what changed about this node, and why
+    ///
+    /// Role changes, faults and hand-overs, the oldest first; with --json one object a line. Needs no daemon.
+    Events(events::Events),
+    /// Look after the shared addresses on this machine
+    #[command(subcommand)]
+    Vip(vip::Vip),
     /// Print completions for a shell
     #[command(after_long_help = "Examples:
   twinlog completions bash > /usr/share/bash-completion/completions/twinlog
@@ -227,6 +246,8 @@ pub enum Exit {
     Unreachable = 3,
     /// `status --check` found something.
     Degraded = 4,
+    /// Refused as unsafe; the message names the override.
+    Refused = 5,
     /// Messages are lost or damaged.
     Loss = 7,
     /// The configuration is wrong; systemd stops trying (`RestartPreventExitStatus=`).
@@ -265,6 +286,9 @@ pub fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Tail(tail) => tail.execute(shared),
         Verb::Journal(journal) => journal.execute(shared),
         Verb::Reload => reload::execute(shared),
+        Verb::Failover(failover) => failover.execute(shared),
+        Verb::Events(events) => events.execute(shared),
+        Verb::Vip(vip) => vip.execute(shared),
         Verb::Completions { shell } => generate::completions(shell),
         Verb::Man { verb, dir } => generate::man(&verb, dir.as_deref()),
         Verb::Version => generate::version(shared.json),

@@ -23,6 +23,7 @@
 //! - [`config`]: the files, checked once; every default.
 //! - [`input`], [`output`]: tasks between sockets and the journal.
 //! - [`metrics`]: what is counted; [`status`], [`exposition`]: how it is shown; [`control`], [`admin`]: to whom.
+//! - [`vip`]: the thread that takes part in the election and holds the shared addresses; [`guardian`]: its parent process.
 //! - [`daemon`]: builds, reloads and stops all of it; [`supervise`]: essential tasks.
 //! - [`cli`]: the verbs.
 //!
@@ -33,7 +34,9 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod events;
 pub mod exposition;
+pub mod guardian;
 pub mod input;
 pub mod journal;
 pub mod log;
@@ -44,4 +47,5 @@ pub mod status;
 pub mod supervise;
 pub mod sys;
 pub mod tls;
+pub mod vip;
 pub mod zones;

@@ -6,6 +6,7 @@
 
 pub mod link_layer;
 pub mod netlink;
+pub mod process;
 pub mod random;
 pub mod robust_mutex;
 pub mod scheduling;
