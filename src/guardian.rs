@@ -121,7 +121,7 @@ impl Guardian {
             let now = self.page.heartbeats();
             if now != beats {
                 (beats, beat_at, acted) = (now, Instant::now(), false);
-            } else if beats > 0 && !acted && beat_at.elapsed() > hang {
+            } else if beats > 0 && beats != SharedPage::NO_MORE && !acted && beat_at.elapsed() > hang {
                 acted = true;
                 self.act();
                 tracing::error!(after = ?beat_at.elapsed(), "the daemon stands still: its addresses are off the link");

@@ -66,8 +66,11 @@ impl Probe {
         let (mut bytes, mut refused) = ([0; 16], false);
         for _ in 0..TAKEN_MAX {
             match self.socket.recv(&mut bytes) {
-                Ok(length) if bytes[..length] == *QUESTION => drop(self.socket.send(ANSWER)),
-                Ok(length) if bytes[..length] == *ANSWER => {
+                // Whoever asks lives as well as whoever answers.
+                Ok(length) if [QUESTION, ANSWER].contains(&&bytes[..length]) => {
+                    if bytes[..length] == *QUESTION {
+                        let _ = self.socket.send(ANSWER);
+                    }
                     self.answered_at = Some(now);
                     refused = false;
                 }

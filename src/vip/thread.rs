@@ -136,6 +136,9 @@ impl Election {
                 self.tell(Happened::Trouble(format!("cannot leave the interface as it was: {error}")));
             }
         }
+        if let Some(page) = &self.settings.page {
+            page.beat_no_more();
+        }
         self.publish(boot_time());
     }
 
