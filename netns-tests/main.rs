@@ -2,7 +2,7 @@
 //!
 //! `lab` builds hosts, runs programs in them and breaks things; it is there for every test that needs more than one
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
-//! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
+//! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost), `pair` (the whole program),
 //! `switch` (the lab itself).
 //!
 //! Needs root, network namespaces and the programs that `install.sh` beside this file brings; what is missing is a
@@ -16,4 +16,5 @@ mod advertisement;
 mod announcement;
 mod handover;
 mod lab;
+mod pair;
 mod switch;
