@@ -92,7 +92,8 @@ pub struct Shared {
     /// Say only what was asked for
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Name of this node, a part of every message's id [default: the host name]
+    /// Name of this node, a part of every message's id [default: in a pair the node whose address this machine has,
+    /// else the host name]
     #[arg(long, global = true, value_name = "NAME", env = "TWINLOG_NODE", hide_env_values = true)]
     pub node: Option<String>,
 }
@@ -129,7 +130,10 @@ pub enum Verb {
     /// UDP and TCP on 127.0.0.1:5514, journal and control socket in ./twinlog-data, messages to stdout. That needs no
     /// file and no root.
     ///
-    /// SIGTERM and SIGINT stop it in order: what was taken in is made safe, the outputs deliver what they can within
+    /// With a [pair] it is two processes: the daemon, and its parent, a guardian that takes the shared addresses off the
+    /// link when the daemon dies or stands still.
+    ///
+    /// SIGTERM and SIGINT stop it in order: the shared addresses are handed over, what was taken in is made safe, the outputs deliver what they can within
     /// drain.stop_deadline, and what is left stays in the journal for the next start. A second one stops it at once.
     /// SIGHUP reads the configuration again, like `twinlog reload`.
     #[command(after_long_help = "Examples:

@@ -137,6 +137,13 @@ impl Link {
         each(removed)
     }
 
+    /// Puts them on `lo` for a moment: what neighbours still send here is received, and nobody who asks is answered
+    /// ([`Arp::QUIET`]). The kernel ends it.
+    pub(super) fn linger(netlink: &mut Netlink, pair: &Pair) -> io::Result<()> {
+        let Some(lo) = netlink.interface("lo")? else { return Ok(()) };
+        each(pair.addresses().map(|vip| netlink.add(vip, lo.index, Lifetime::Seconds(1))))
+    }
+
     /// Whether all of them are on it.
     pub(super) fn holds(&self, netlink: &mut Netlink, pair: &Pair) -> io::Result<bool> {
         let there = netlink.addresses(Some(self.interface.index))?;

@@ -28,6 +28,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Time without a beat of the daemon after which its data plane counts as stalled; the control plane beats every 100 ms.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// How long a node that leaves still receives for its neighbours: the peer announces within a millisecond.
+const LINGER: Duration = Duration::from_millis(100);
 /// The same trouble is told again after so long.
 const TROUBLE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -45,6 +47,8 @@ pub(super) struct Election {
     fail_overs: u32,
     beats: (u64, BootTime),
     renew_at: BootTime,
+    /// Whether the last release left the addresses on `lo` for a moment.
+    lingers: bool,
     trouble: Option<(String, BootTime)>,
     view: View,
     packet: Box<[u8]>,
@@ -112,6 +116,7 @@ impl Election {
             fail_overs: 0,
             beats: (0, now),
             renew_at: now,
+            lingers: false,
             trouble: None,
             view: View::default(),
             packet: vec![0; PACKET_BYTES].into(),
@@ -128,7 +133,13 @@ impl Election {
             self.sleep();
             self.wake_up(boot_time());
         }
-        // Whatever was not said: nothing of ours stays.
+        if self.lingers {
+            std::thread::sleep(LINGER);
+        }
+        // Whatever was not said: nothing of ours stays, on `lo` neither, before the interface answers for it again.
+        if let Err(error) = release_stale(&mut self.netlink, self.settings.pair.addresses()) {
+            self.tell(Happened::Trouble(format!("cannot remove the addresses: {error}")));
+        }
         if let Some(link) = &self.link {
             let released = link.release(&mut self.netlink, &self.settings.pair);
             let restored = link.restore(&mut self.netlink);
@@ -306,10 +317,7 @@ impl Election {
             let done = match effect {
                 Effect::Transmit(advertisement) => self.transmit(&advertisement),
                 Effect::Take => self.take(now),
-                Effect::Release => {
-                    let link = self.link.as_ref();
-                    link.map_or(Ok(()), |link| link.release(&mut self.netlink, &self.settings.pair))
-                }
+                Effect::Release => self.release(),
                 Effect::Announce => self.link.as_ref().map_or(Ok(()), Link::announce),
                 Effect::Probe => {
                     if self.probe.as_mut().is_some_and(|probe| probe.ask(now)) {
@@ -342,6 +350,14 @@ impl Election {
         let pair = &self.settings.pair;
         self.renew_at = pair.vip_lease.map_or(now, |lease| now + lease / 4);
         self.link.as_ref().map_or(Ok(()), |link| link.take(&mut self.netlink, pair))
+    }
+
+    /// After a hand-over neighbours send here until they have heard the peer's announcement: that is not lost.
+    fn release(&mut self) -> io::Result<()> {
+        let (Some(link), pair) = (&self.link, &self.settings.pair) else { return Ok(()) };
+        self.lingers = self.view.is_handing_over;
+        let lingered = if self.lingers { Link::linger(&mut self.netlink, pair) } else { Ok(()) };
+        link.release(&mut self.netlink, pair).and(lingered)
     }
 
     /// A shared address has gone: if it was not we who released it, it comes back.
