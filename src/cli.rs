@@ -8,6 +8,8 @@
 mod adverts;
 mod check;
 mod configuration;
+mod events;
+mod failover;
 mod generate;
 mod init;
 mod journal;
@@ -15,6 +17,7 @@ mod live;
 mod reload;
 mod status;
 mod tail;
+mod vip;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -93,7 +96,8 @@ pub struct Shared {
     /// Say only what was asked for
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// Name of this node, a part of every message's id [default: the host name]
+    /// Name of this node, a part of every message's id [default: in a pair the node whose address this machine has,
+    /// else the host name]
     #[arg(long, global = true, value_name = "NAME", env = "TWINLOG_NODE", hide_env_values = true)]
     pub node: Option<String>,
 }
@@ -130,7 +134,10 @@ pub enum Verb {
     /// UDP and TCP on 127.0.0.1:5514, journal and control socket in ./twinlog-data, messages to stdout. That needs no
     /// file and no root.
     ///
-    /// SIGTERM and SIGINT stop it in order: what was taken in is made safe, the outputs deliver what they can within
+    /// With a [pair] it is two processes: the daemon, and its parent, a guardian that takes the shared addresses off the
+    /// link when the daemon dies or stands still.
+    ///
+    /// SIGTERM and SIGINT stop it in order: the shared addresses are handed over, what was taken in is made safe, the outputs deliver what they can within
     /// drain.stop_deadline, and what is left stays in the journal for the next start. A second one stops it at once.
     /// SIGHUP reads the configuration again, like `twinlog reload`.
     #[command(after_long_help = "Examples:
@@ -209,6 +216,21 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     #[command(after_long_help = "Exit status: 0 applied, 1 refused because a change needs a restart, \
 3 the daemon cannot be reached, 78 the configuration is wrong.")]
     Reload,
+    /// Hand the shared addresses over to the peer
+    ///
+    /// This node stays in service as standby. The addresses are released only when the peer has taken them.
+    #[command(
+        after_long_help = "Exit status: 0 the peer has taken over, 1 this node is not active or nobody took over, \
+3 the daemon cannot be reached, 5 the peer does not answer (--force asks it all the same)."
+    )]
+    Failover(failover::Failover),
+    /// Show what changed about this node, and why
+    ///
+    /// Role changes, faults and hand-overs, the oldest first; with --json one object a line. Needs no daemon.
+    Events(events::Events),
+    /// Look after the shared addresses on this machine
+    #[command(subcommand)]
+    Vip(vip::Vip),
     /// Print completions for a shell
     #[command(after_long_help = "Examples:
   twinlog completions bash > /usr/share/bash-completion/completions/twinlog
@@ -291,6 +313,9 @@ pub fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Tail(tail) => tail.execute(shared),
         Verb::Journal(journal) => journal.execute(shared),
         Verb::Reload => reload::execute(shared),
+        Verb::Failover(failover) => failover.execute(shared),
+        Verb::Events(events) => events.execute(shared),
+        Verb::Vip(vip) => vip.execute(shared),
         Verb::Completions { shell } => generate::completions(shell),
         Verb::Man { verb, dir } => generate::man(&verb, dir.as_deref()),
         Verb::Version => generate::version(shared.json),

@@ -4,6 +4,8 @@
 //! an overloaded data plane cannot hold it up. The data plane is a runtime with a worker for every core, and a thread
 //! for the journal. What the one wants of the other is published as a [`Stage`].
 
+mod election;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
+use self::election::Election;
+
 use crate::config::{self, Config, SecretError};
 use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
 use crate::input::forward::Repeats;
@@ -28,6 +32,7 @@ use crate::proto::position::Incarnation;
 use crate::proto::stage::Stage;
 use crate::status::{self, LastReload, Observed, Pulse, Started};
 use crate::supervise::Supervisor;
+use crate::sys::robust_mutex::SharedPage;
 use crate::zones::Zones;
 use crate::{admin, log};
 
@@ -63,18 +68,19 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
     move |error| RunError::Io(what, error)
 }
 
-/// Runs the daemon until SIGTERM or SIGINT; SIGHUP or a request asks `reread` for the configuration anew.
+/// Runs the daemon until SIGTERM or SIGINT; SIGHUP or a request asks `reread` for the configuration anew. `page` is what
+/// a guardian looks at.
 ///
 /// # Errors
 /// See [`RunError`].
-pub fn run(config: Config, reread: &Reread<'_>) -> Result<(), RunError> {
+pub fn run(config: Config, reread: &Reread<'_>, page: Option<Arc<SharedPage>>) -> Result<(), RunError> {
     let data_plane = Builder::new_multi_thread().enable_all().thread_name("data").build();
     let data_plane = data_plane.map_err(io_error("cannot start the data plane"))?;
     let control_plane = Builder::new_current_thread().enable_all().build();
     let control_plane = control_plane.map_err(io_error("cannot start the control plane"))?;
     let result = control_plane.block_on(async {
         let mut signals = Signals::new().map_err(io_error("cannot wait for signals"))?;
-        let mut daemon = Daemon::start(config, &data_plane)?;
+        let mut daemon = Daemon::start(config, &data_plane, page)?;
         let fault = daemon.serve(&mut signals, reread).await;
         daemon.stop(&mut signals).await;
         fault.map_or(Ok(()), |task| Err(RunError::Fault(task)))
@@ -136,13 +142,15 @@ struct Daemon<'a> {
     inputs: Inputs,
     outputs: BTreeMap<String, Output>,
     requests: mpsc::Receiver<Request>,
+    /// The part in the election, if there is a pair.
+    election: Option<Election>,
     /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
     control: JoinHandle<()>,
     admin: Vec<JoinHandle<()>>,
 }
 
 impl<'a> Daemon<'a> {
-    fn start(config: Config, data_plane: &'a Runtime) -> Result<Daemon<'a>, RunError> {
+    fn start(config: Config, data_plane: &'a Runtime, page: Option<Arc<SharedPage>>) -> Result<Daemon<'a>, RunError> {
         let started = Started::now();
         let journal = Arc::new(open_journal(&config)?);
         let pulse = Pulse::of(&journal, Instant::now());
@@ -160,6 +168,7 @@ impl<'a> Daemon<'a> {
         let socket = control::server::bind(&config.control_socket)
             .map_err(io_error(format!("cannot open the control socket {}", config.control_socket.display())))?;
         let admin = open_admin(&config)?;
+        let (mut election, elected) = Election::start(&config, page)?.unzip();
 
         // Everything that could fail has not failed.
         let config = watch::Sender::new(Arc::new(config));
@@ -178,13 +187,18 @@ impl<'a> Daemon<'a> {
             config: config.subscribe(),
             faults: faults.subscribe(),
             reload: last_reload.subscribe(),
+            elected,
         });
+        if let Some(election) = &mut election {
+            election.attend(&observed, config.borrow().data_dir.clone());
+        }
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         tracing::info!(socket = %config.borrow().control_socket.display(), "control socket open");
         let mut daemon = Daemon {
             control: tokio::spawn(control::server::serve(socket, observed.clone(), sender)),
             admin: serve_admin(admin, &observed),
             data_plane,
+            election,
             stage,
             listening,
             last_reload,
@@ -254,6 +268,14 @@ impl<'a> Daemon<'a> {
                         let outcome = self.reload(reread).await;
                         // Whoever asked may have left.
                         let _ = reply.send(outcome);
+                    }
+                    Request::FailOver { force, reply } => {
+                        let elected = self.observed.elected.clone();
+                        // Bounded in time, and a signal must not wait for it; who stops answers nobody.
+                        drop(tokio::spawn(async move {
+                            let outcome = election::fail_over(elected, force).await;
+                            let _ = reply.send(outcome);
+                        }));
                     }
                 },
             }
@@ -336,6 +358,13 @@ impl<'a> Daemon<'a> {
     /// the waiting, never the journal's order.
     async fn stop(&mut self, signals: &mut Signals) {
         let deadline = Instant::now() + self.current().drain.stop_deadline;
+        // While the inputs still take everything: the peer has the addresses when they end.
+        if let Some(election) = &self.election {
+            tokio::select! {
+                () = election.leave() => {}
+                () = signals.stop_again() => {}
+            }
+        }
         tracing::info!("stopping: inputs take nothing new");
         let finish = async {
             self.stage.send_replace(Stage::Quiescing);
@@ -367,6 +396,9 @@ impl<'a> Daemon<'a> {
         let closed = tokio::task::spawn_blocking(move || journal.close(Instant::now()));
         if let Err(error) = closed.await {
             tracing::error!(%error, "cannot close the journal");
+        }
+        if let Some(election) = self.election.take() {
+            election.end().await;
         }
         self.control.abort();
         self.admin.iter().for_each(JoinHandle::abort);
@@ -447,6 +479,7 @@ fn repeats(config: &Config, journal: &Journal) -> Repeats {
 fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
     let keys = [
         ("the node's name", old.node != new.node),
+        ("[pair]", old.pair != new.pair),
         ("data_dir", old.data_dir != new.data_dir),
         ("control_socket", old.control_socket != new.control_socket),
         ("[journal]", old.journal != new.journal),

@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 
 use crate::journal::Finding;
 use crate::metrics::{InputMetrics, OutputMetrics, Reasons, Received, SocketState};
-use crate::status::{Observed, OutputStatus, timestamp};
+use crate::status::{Elected, Observed, OutputStatus, timestamp};
 
 mod process;
 
@@ -46,7 +46,8 @@ impl Collector for Twinlog {
         about(&mut out, &self.0)?;
         inputs(&mut out, &self.0)?;
         journal(&mut out, &self.0)?;
-        outputs(&mut out, &self.0)
+        outputs(&mut out, &self.0)?;
+        self.0.elected.as_ref().map_or(Ok(()), |elected| vrrp(&mut out, elected))
     }
 }
 
@@ -127,6 +128,49 @@ fn about(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     let runs = observed.metrics.hook_runs().into_iter();
     let runs = runs.map(|((event, result), count)| (vec![("event", text(event)), ("result", text(result))], count));
     out.counters("hook_runs", "Commands run for an event, and those that were not", runs)
+}
+
+fn vrrp(out: &mut Families<'_>, elected: &Elected) -> fmt::Result {
+    let (view, metrics) = (elected.handle.view(), &elected.metrics);
+    let vrid = ("vrid", elected.pair.vrid.to_string());
+    let with = |name: &'static str, value: &str| vec![vrid.clone(), (name, value.to_owned())];
+    let state = if view.faults.is_empty() { view.state } else { "fault" };
+    let states = [("init", "Initialize"), ("backup", "Backup"), ("master", "Master"), ("fault", "fault")];
+    let states = states.map(|(name, meant)| (with("state", name), f64::from(u8::from(meant == state))));
+    out.of_kind(MetricType::Gauge, "vrrp_state", "The election's state: 1 for the one that it is in", states)?;
+    let to = metrics.transitions.get().into_iter().map(|(to, count)| (with("to", &to.to_lowercase()), count));
+    out.counters("vrrp_transitions", "Changes of the election's state", to)?;
+    let count = |value: u64| [(vec![vrid.clone()], value)];
+    out.counters("vrrp_adverts_sent", "Advertisements sent", count(metrics.adverts_sent.get()))?;
+    out.counters("vrrp_adverts_received", "Advertisements of others", count(metrics.adverts_received.get()))?;
+    let invalid = metrics.rejected.get().into_iter().chain(metrics.noted.get());
+    let invalid = invalid.map(|(reason, count)| (with("reason", reason), count));
+    out.counters("vrrp_adverts_invalid", "Advertisements ignored, or obeyed although they differ", invalid)?;
+    let late = &metrics.late_seconds.0;
+    let mut family = out.0.encode_descriptor(
+        "vrrp_advert_late_seconds",
+        "How late own advertisements were",
+        None,
+        late.metric_type(),
+    )?;
+    late.encode(family.encode_family(&vec![vrid.clone()])?)?;
+    let gauge = |value: f64| [(vec![vrid.clone()], value)];
+    out.gauges("vrrp_priority", "The priority in force", gauge(f64::from(view.priority)))?;
+    let last = metrics.last_transition() as f64 / 1e3;
+    out.gauges("vrrp_last_transition_timestamp_seconds", "When the election's state last changed", gauge(last))?;
+    let held = f64::from(u8::from(view.vip_held));
+    let vips = elected.pair.addresses().map(|vip| (vec![("vip", vip.to_string())], held));
+    out.gauges("vip_held", "Whether this node holds the shared address", vips)?;
+    out.counter(
+        "vip_restored",
+        "Shared addresses that somebody removed and that were put back",
+        metrics.restored.get(),
+    )?;
+    out.counter(
+        "vip_lease_expired",
+        "Shared addresses that the kernel removed, not renewed",
+        metrics.lease_expired.get(),
+    )
 }
 
 fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {

@@ -24,6 +24,7 @@
 //! - [`input`], [`output`]: tasks between sockets and the journal.
 //! - [`metrics`]: what is counted; [`status`], [`exposition`]: how it is shown; [`control`], [`admin`]: to whom.
 //! - [`hooks`]: commands that are run when something happened.
+//! - [`vip`]: the thread that takes part in the election and holds the shared addresses; [`guardian`]: its parent process.
 //! - [`daemon`]: builds, reloads and stops all of it; [`supervise`]: essential tasks.
 //! - [`cli`]: the verbs.
 //!
@@ -34,7 +35,9 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod events;
 pub mod exposition;
+pub mod guardian;
 pub mod hooks;
 pub mod input;
 pub mod journal;
@@ -46,4 +49,5 @@ pub mod status;
 pub mod supervise;
 pub mod sys;
 pub mod tls;
+pub mod vip;
 pub mod zones;

@@ -2,9 +2,13 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Parser;
 use twinlog::cli::{self, Cli, Exit, Verb};
-use twinlog::{daemon, log};
+use twinlog::config::{Pair, read_password};
+use twinlog::daemon::RunError;
+use twinlog::guardian::Half;
+use twinlog::{daemon, guardian, log};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,6 +29,13 @@ fn main() -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
+/// Before any thread is there: see the guardian.
+fn split_off(pair: &Pair) -> anyhow::Result<Half> {
+    let password = pair.auth_pass_file.as_deref().map(read_password).transpose();
+    let password = password.map_err(|error| RunError::Secrets(vec![error]))?;
+    guardian::split_off(pair, password).context("cannot start the guardian")
+}
+
 fn run(cli: &Cli) -> anyhow::Result<Exit> {
     let loaded = cli::for_run(&cli.shared)?;
     log::init(&loaded.config.log)?;
@@ -35,7 +46,14 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         tracing::info!("no configuration file: syslog on 127.0.0.1:5514, messages to stdout, data in ./twinlog-data");
         tracing::info!("try: logger --server 127.0.0.1 --port 5514 --udp hello");
     }
+    let page = match &loaded.config.pair {
+        None => None,
+        Some(pair) => match split_off(pair)? {
+            Half::Daemon(page) => Some(page),
+            Half::Guardian(status) => std::process::exit(status.into()),
+        },
+    };
     let reread = || cli::reread(&cli.shared);
-    daemon::run(loaded.config, &reread)?;
+    daemon::run(loaded.config, &reread, page)?;
     Ok(Exit::Done)
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -57,6 +58,56 @@ pub struct Received {
     pub messages: Counter,
     /// Bytes of their payloads.
     pub bytes: Counter,
+}
+
+/// The election, if there is a pair.
+#[derive(Debug, Default)]
+pub struct VrrpMetrics {
+    /// Advertisements sent, each family counted.
+    pub adverts_sent: Counter,
+    /// Advertisements of others that were obeyed or answered.
+    pub adverts_received: Counter,
+    /// Packets that were ignored, by reason.
+    pub rejected: Reasons,
+    /// What was strange about advertisements that were obeyed, by name.
+    pub noted: Reasons,
+    /// Changes of state, by the state that began.
+    pub transitions: Reasons,
+    /// Addresses that somebody else removed and that were put back.
+    pub restored: Counter,
+    /// Addresses that the kernel removed because nobody renewed them.
+    pub lease_expired: Counter,
+    /// How late our own advertisements were.
+    pub late_seconds: LateSeconds,
+    /// Notices that the control plane did not take in time.
+    pub notices_lost: Counter,
+    last_transition: AtomicU64,
+}
+
+impl VrrpMetrics {
+    /// Notes a change of state.
+    pub fn transitioned(&self, state: &'static str, at: SystemTime) {
+        self.transitions.inc(state);
+        let since_epoch = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.last_transition.store(since_epoch.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// When the state last changed, in milliseconds since the epoch; zero if it never has.
+    #[must_use]
+    pub fn last_transition(&self) -> u64 {
+        self.last_transition.load(Ordering::Relaxed)
+    }
+}
+
+/// How late our own advertisements were, in seconds.
+#[derive(Debug)]
+pub struct LateSeconds(pub Histogram);
+
+impl Default for LateSeconds {
+    fn default() -> LateSeconds {
+        // From a thread that runs at once to two intervals of 100 ms, after which the node steps back.
+        LateSeconds(Histogram::new([0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2]))
+    }
 }
 
 /// One input.

@@ -3,8 +3,8 @@
 //! [`Observed`] is everything a look needs; [`Observed::status`] is the look. The shape is the contract of
 //! `status --json`; people read [`text`]. Nothing here is kept: rates are the reader's subtraction of two looks.
 //!
-//! This version is one node. `pair` is an empty object, and `vrrp`, `link` and a journal's `replicated` are `null`: a
-//! node without a virtual router is in none of its states, and nothing else holds a copy.
+//! Alone, `pair` is an empty object and `vrrp` is `null`: a node without a virtual router is in none of its states. `link`
+//! and a journal's `replicated` are `null` in any case until there is a mirror.
 
 pub mod format;
 mod table;
@@ -19,12 +19,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::config::{Config, Input, Listen, Output, OutputKind};
+use crate::config::{self, Config, Input, Listen, Output, OutputKind};
 use crate::journal::{Journal, Progress, State};
-use crate::metrics::{InputMetrics, Metrics, OutputMetrics};
+use crate::metrics::{InputMetrics, Metrics, OutputMetrics, VrrpMetrics};
 use crate::proto::envelope::Timestamp;
 use crate::proto::position::{Mark, NodeName};
 use crate::proto::stage::Stage;
+use crate::vip;
 
 /// Version of the JSON shape: raised when a key changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
@@ -54,6 +55,58 @@ pub struct Observed {
     pub faults: watch::Receiver<Vec<String>>,
     /// How the last reload went; the start counts as one.
     pub reload: watch::Receiver<LastReload>,
+    /// The election, if there is a pair.
+    pub elected: Option<Elected>,
+}
+
+/// What can be seen of the election.
+#[derive(Clone, Debug)]
+pub struct Elected {
+    /// The pair's configuration.
+    pub pair: config::Pair,
+    /// How it stands.
+    pub handle: vip::Handle,
+    /// What is counted.
+    pub metrics: Arc<VrrpMetrics>,
+}
+
+impl Elected {
+    /// `vrrp` of the contract.
+    fn status(&self) -> serde_json::Value {
+        let (view, metrics) = (self.handle.view(), &self.metrics);
+        serde_json::json!({
+            "state": view.state,
+            "vip_held": view.vip_held,
+            "vip": self.pair.addresses().collect::<Vec<_>>(),
+            "vrid": self.pair.vrid.get(),
+            "priority": view.priority,
+            "master": view.master,
+            "peer_answers": view.peer_answers,
+            "adverts_sent": metrics.adverts_sent.get(),
+            "adverts_received": metrics.adverts_received.get(),
+            "adverts_rejected": metrics.rejected.get(),
+            "adverts_noted": metrics.noted.get(),
+            "transitions": metrics.transitions.get().values().sum::<u64>(),
+            "restored": metrics.restored.get(),
+        })
+    }
+
+    fn role(&self) -> &'static str {
+        if self.handle.view().vip_held { "active" } else { "standby" }
+    }
+
+    /// What keeps it out of the election and is said nowhere else.
+    fn faults(&self) -> Vec<String> {
+        let words = |fault: &&'static str| match *fault {
+            "interface_down" => Some(format!("the interface {} of the pair is down or gone", self.pair.interface)),
+            "own_address_gone" => {
+                Some(format!("{} lacks its own address, so it cannot take part", self.pair.interface))
+            }
+            "data_plane_stalled" => Some("the data plane stands still, so this node holds no address".to_owned()),
+            _ => None,
+        };
+        self.handle.view().faults.iter().filter_map(words).collect()
+    }
 }
 
 /// When the daemon started, on both clocks.
@@ -116,9 +169,16 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
 }
 
-/// What the two nodes of a pair share. Empty: this version is one node.
+/// What the two nodes of a pair share.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Pair {}
+pub struct Pair {
+    /// The shared addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vip: Vec<String>,
+    /// The nodes' names, in the order of the configuration.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+}
 
 /// One node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -265,18 +325,22 @@ impl Observed {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: (self.started.instant.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
-            role: "standalone".to_owned(),
+            role: self.elected.as_ref().map_or("standalone", Elected::role).to_owned(),
             stage: self.stage.borrow().as_str().to_owned(),
             faults: self.faults(),
             safe_to_drain,
             safe_to_drain_reason,
-            vrrp: None,
+            vrrp: self.elected.as_ref().map(Elected::status),
             link: None,
             journals: vec![journal],
             inputs: inputs.collect(),
             outputs,
         };
-        Status { v: SCHEMA, pair: Pair {}, nodes: vec![node] }
+        let pair = self.elected.as_ref().map_or_else(Pair::default, |elected| Pair {
+            vip: elected.pair.addresses().map(|vip| vip.to_string()).collect(),
+            nodes: elected.pair.nodes.iter().map(|node| node.name.to_string()).collect(),
+        });
+        Status { v: SCHEMA, pair, nodes: vec![node] }
     }
 
     /// What is wrong: what the daemon says, and what the journal's state says.
@@ -288,6 +352,7 @@ impl Observed {
             State::Waiting(why) => faults.push(format!("the journal waits: {why}")),
             State::Poisoned(why) => faults.push(why.to_string()),
         }
+        faults.extend(self.elected.iter().flat_map(Elected::faults));
         let silent = self.heartbeat_age();
         if silent > HEARTBEAT_MAX {
             faults.push(format!("the journal has not moved for {} s: does its disk hang?", silent.as_secs()));

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::health::Health;
 use super::tail::{self, Wanted};
-use super::{ReloadRefused, Request};
+use super::{FailOverRefused, ReloadRefused, Request, Unmoved};
 use crate::exposition;
 use crate::status::Observed;
 
@@ -63,6 +63,14 @@ impl Face {
         let path = request.uri().path();
         if path == "/reload" && self.control.is_some() {
             return if request.method() == Method::POST { self.reload(who).await } else { not_allowed("POST") };
+        }
+        if path == "/failover" && self.control.is_some() {
+            let force = request.uri().query().is_some_and(|query| query.split('&').any(|part| part == "force=1"));
+            return if request.method() == Method::POST {
+                self.fail_over(force, who).await
+            } else {
+                not_allowed("POST")
+            };
         }
         let is_head = request.method() == Method::HEAD;
         if request.method() != Method::GET && !is_head {
@@ -121,6 +129,22 @@ impl Face {
             Ok(Ok(Err(refused))) => json(StatusCode::UNPROCESSABLE_ENTITY, &refused),
             Ok(Err(_)) => refused(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping"),
             Err(_) => refused(StatusCode::GATEWAY_TIMEOUT, "the daemon is still at it after a minute; see its log"),
+        }
+    }
+
+    async fn fail_over(&self, force: bool, who: &str) -> Answer {
+        let Some(control) = &self.control else { return plain(StatusCode::NOT_FOUND, "not found\n".to_owned()) };
+        tracing::info!(by = who, force, "hand-over requested");
+        let (reply, outcome) = oneshot::channel();
+        let asked = control.requests.try_send(Request::FailOver { force, reply });
+        let outcome = if asked.is_ok() { outcome.await.ok() } else { None };
+        match outcome {
+            Some(Ok(())) => json(StatusCode::OK, &serde_json::json!({ "v": 1, "ok": true })),
+            Some(Err(refused)) => json(StatusCode::CONFLICT, &refused),
+            None => {
+                let reason = "the daemon is busy or stopping; try again".to_owned();
+                json(StatusCode::SERVICE_UNAVAILABLE, &FailOverRefused { why: Unmoved::Busy, reason })
+            }
         }
     }
 

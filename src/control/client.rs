@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::{ReloadRefused, ReloadReport};
+use super::{FailOverRefused, ReloadRefused, ReloadReport};
 use crate::status::Status;
 
 /// Longest time for an answer, except of a reload and of a tail.
@@ -89,6 +89,16 @@ impl Client {
     pub async fn reload(&self) -> Result<Result<ReloadReport, ReloadRefused>, ClientError> {
         let (status, body) = self.ask(Method::POST, "/reload", RELOAD_TIMEOUT).await?;
         if status == StatusCode::OK { decode(&body).map(Ok) } else { decode(&body).map(Err) }
+    }
+
+    /// Has the addresses handed over; the inner error says why they did not move.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn fail_over(&self, force: bool) -> Result<Result<(), FailOverRefused>, ClientError> {
+        let path = if force { "/failover?force=1" } else { "/failover" };
+        let (status, body) = self.ask(Method::POST, path, TIMEOUT).await?;
+        if status == StatusCode::OK { Ok(Ok(())) } else { decode(&body).map(Err) }
     }
 
     /// Starts looking at messages: lines of JSON, see `/tail`.

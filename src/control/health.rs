@@ -31,12 +31,23 @@ impl Health {
         let ok = *observed.listening.borrow();
         let finding = if ok { "listening" } else { "not all sockets are open" };
         let inputs = Check { name: "inputs", ok, finding: finding.to_owned() };
-        Health(vec![heartbeat(observed), journal, inputs, serving(observed)])
+        let mut checks = vec![heartbeat(observed), journal, inputs, serving(observed)];
+        if let Some(elected) = &observed.elected {
+            let faults = elected.handle.view().faults;
+            let finding = if faults.is_empty() { "taking part".to_owned() } else { faults.join(", ") };
+            checks.push(Check { name: "election", ok: faults.is_empty(), finding });
+        }
+        Health(checks)
     }
 
-    /// Whether it is the node that serves: alone, whenever it is not leaving.
+    /// Whether it is the node that serves: alone, whenever it is not leaving; of a pair, the one with the addresses.
     pub(super) fn active(observed: &Observed) -> Health {
-        Health(vec![serving(observed)])
+        let mut checks = vec![serving(observed)];
+        if let Some(elected) = &observed.elected {
+            let view = elected.handle.view();
+            checks.push(Check { name: "vip", ok: view.vip_held, finding: view.state.to_owned() });
+        }
+        Health(checks)
     }
 
     /// Whether all checks hold.

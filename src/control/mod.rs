@@ -11,6 +11,7 @@
 //! | `GET /readyz` | 200 if it could serve, else 503; a line for each check | yes |
 //! | `GET /active` | 200 on the node that serves, else 503 | yes |
 //! | `GET /tail?limit=N&input=NAME&raw=1` | messages as JSON lines, as long as the client stays | no |
+//! | `POST /failover?force=1` | 200, 409 [`FailOverRefused`] | no |
 //! | `POST /reload` | 200 [`ReloadReport`], 422 [`ReloadRefused`] | no |
 //!
 //! - `server`: the socket and its connections. `client`: the other end. `answer`: the table above. `serve`: one
@@ -40,6 +41,13 @@ pub enum Request {
         /// Gets the outcome. Whoever asked may have gone meanwhile.
         reply: oneshot::Sender<Result<ReloadReport, ReloadRefused>>,
     },
+    /// Hand the shared addresses over to the peer.
+    FailOver {
+        /// Also if the peer does not answer.
+        force: bool,
+        /// Gets the outcome.
+        reply: oneshot::Sender<Result<(), FailOverRefused>>,
+    },
 }
 
 /// What a reload changed.
@@ -58,4 +66,27 @@ pub struct ReloadRefused {
     pub reason: String,
     /// What is wrong with the configuration and the files it names, as `check` shows it; empty if they are fine.
     pub diagnostics: Vec<String>,
+}
+
+/// Why the addresses did not move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailOverRefused {
+    /// Of which kind.
+    pub why: Unmoved,
+    /// In one line.
+    pub reason: String,
+}
+
+/// Kinds of a hand-over that was none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unmoved {
+    /// There was nothing to hand over.
+    NotActive,
+    /// The peer does not answer; exit status 5.
+    Unsafe,
+    /// The peer was asked and did not take over.
+    NobodyTookOver,
+    /// The daemon is busy or stops.
+    Busy,
 }

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod envelope;
 pub mod forward;
+pub mod node;
 pub mod position;
 pub mod render;
 pub mod stage;

@@ -85,6 +85,7 @@ impl TestNode {
             config: watch::channel(Arc::new(config)).1,
             faults: faults.subscribe(),
             reload: watch::channel(LastReload { successful: true, at: SystemTime::now() }).1,
+            elected: None,
         };
         TestNode { observed: Arc::new(observed), stage, listening, faults, scratch }
     }

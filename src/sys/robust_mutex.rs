@@ -55,6 +55,9 @@ pub enum WaitError {
 }
 
 impl SharedPage {
+    /// The count of a process that beats no more and is none the worse for it.
+    pub const NO_MORE: u64 = u64::MAX;
+
     /// A new page, held by nobody. Its descriptor is closed by an exec.
     ///
     /// # Errors
@@ -153,6 +156,11 @@ impl SharedPage {
     /// Says that this process is well.
     pub fn beat(&self) {
         self.content().heartbeats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says that this process will not say so again, and is well all the same.
+    pub fn beat_no_more(&self) {
+        self.content().heartbeats.store(SharedPage::NO_MORE, Ordering::Relaxed);
     }
 
     /// How often the other process said that it is well; one that hangs stops counting.

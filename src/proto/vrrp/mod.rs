@@ -16,6 +16,8 @@
 //! | version 2: another interval or list is dropped | obeyed and reported | a change rolled out node by node would make two masters |
 //! | a master that gives way is silent | it sends one last advertisement | the winner announces the addresses; else the LAN sends to the loser until its ARP entries age |
 //! | priority 0 counts, whoever sends it | only that of the master that was last heard | a master that gave way would start a third router |
+//! | priority 0 means: wait for the skew time | not if the sender is the only peer there is | the skew orders several backups, and here is one |
+//! | nothing but silence or priority 0 ends a master | the word of its host that the process is dead does too | a killed process cannot say that it leaves |
 //! | an owner hears nobody (3768; erratum 8298 of 9568) | owners are ordered by address | two owners by mistake would both be masters |
 //! | a late timer is a timer | whoever is late by two intervals listens first | a resumed virtual machine would steal the addresses |
 //! | IPv4 and IPv6 are two virtual routers | one election carries both | they move together, and cannot be apart for a moment |

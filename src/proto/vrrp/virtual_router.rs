@@ -3,7 +3,8 @@
 //! | state | event | what follows |
 //! | --- | --- | --- |
 //! | Initialize | startup | Backup for a master down interval; priority 255: Master |
-//! | Backup | priority 0, of the master that was heard | wait for the skew time |
+//! | Backup | priority 0, of the master that was heard | wait for the skew time; of the only peer: Master |
+//! | | proof that the peer's process, the master, is dead | advertise; Master |
 //! | | priority ≥ ours, or no preemption, or its delay runs | learn the interval, wait for a master down interval |
 //! | | lower priority | ignored: the wait goes on |
 //! | | the wait is over | advertise; Master |
@@ -32,6 +33,7 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use super::advertisement::Advertisement;
 use super::interval::Interval;
@@ -93,6 +95,8 @@ pub enum Cause {
     MasterSilent,
     /// The master said that it leaves.
     MasterLeft,
+    /// The master's host said that its process is dead.
+    MasterDied,
     /// The master has a lower priority than ours.
     Preempted,
     /// Another master is better.
@@ -112,6 +116,7 @@ impl Cause {
             Cause::Owner => "owner",
             Cause::MasterSilent => "master_silent",
             Cause::MasterLeft => "master_left",
+            Cause::MasterDied => "master_died",
             Cause::Preempted => "preempted",
             Cause::BetterMaster => "better_master",
             Cause::Stalled => "stalled",
@@ -237,6 +242,19 @@ impl VirtualRouter {
         self.expire(now);
     }
 
+    /// Takes the word of a peer's host that the process there is dead: whoever waits for that peer takes its place. Says
+    /// nothing about a master that is no peer.
+    pub fn handle_peer_death(&mut self, now: BootTime) {
+        let is_peer = |master: IpAddr| {
+            self.settings.member(Family::of(master)).is_some_and(|member| member.peers.contains(&master))
+        };
+        let waits = matches!(self.state, State::Backup { .. }) && self.master().is_some_and(is_peer);
+        if waits && self.priority != Priority::LEAVING {
+            self.pending.clear();
+            self.become_master(now, Cause::MasterDied);
+        }
+    }
+
     /// Leaves the election; a master says so. RFC 9568, 6.4.2 and 6.4.3.
     pub fn handle_shutdown(&mut self) {
         match self.state {
@@ -360,7 +378,10 @@ impl VirtualRouter {
             if master.is_some_and(|master| master != source) {
                 return;
             }
-            *master_down_at = now + self.active_interval.skew_time(self.priority);
+            let only_peer = self.settings.member(Family::of(source)).is_some_and(|member| member.peers == [source]);
+            let wait = if only_peer { Duration::ZERO } else { self.active_interval.skew_time(self.priority) };
+            // Never later: the other family says the same, perhaps from an address that is not known as the peer's.
+            *master_down_at = (*master_down_at).min(now + wait);
             *cause = Cause::MasterLeft;
             return;
         }
