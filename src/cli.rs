@@ -134,7 +134,7 @@ pub enum Verb {
     /// UDP and TCP on 127.0.0.1:5514, journal and control socket in ./twinlog-data, messages to stdout. That needs no
     /// file and no root.
     ///
-    /// With a [pair] it is two processes: the daemon, and its parent, a guardian that takes the shared addresses off the
+    /// With a pair it is two processes: the daemon, and its parent, a guardian that takes the shared addresses off the
     /// link when the daemon dies or stands still.
     ///
     /// SIGTERM and SIGINT stop it in order: the shared addresses are handed over, what was taken in is made safe, the outputs deliver what they can within

@@ -10,7 +10,7 @@
 //! A command gets no shell, its own process group, our environment and working directory, our standard error, and no
 //! standard output: the daemon's may carry messages. After its `timeout` the whole group is killed.
 //!
-//! [`watch`] tells what a node on its own can see: faults, gaps, reloads. A role's changes are told by whoever makes them.
+//! [`watch()`] tells what a node on its own can see: faults, gaps, reloads. A role's changes are told by whoever makes them.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The thread is urgent ([`scheduling`]), touches no disk and waits for nobody: what it is asked and what it says are values
-//! that both sides read when they like ([`Shared`]), and what happened goes into a bounded channel; what does not fit is
+//! that both sides read when they like (`Shared`), and what happened goes into a bounded channel; what does not fit is
 //! counted. It reads `CLOCK_BOOTTIME` once for each wake-up, hands in everything that waits, lets the node judge, and
 //! carries out the effects in their order.
 //!
