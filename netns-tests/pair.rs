@@ -2,7 +2,9 @@
 //!
 //! What is asserted is who is master in the end and that nothing is left behind; gaps are printed, not judged.
 
+use std::fs::Permissions;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -156,6 +158,33 @@ fn two_that_start_at_once_elect_one() {
     wait_until("both end", || a.has_ended() && b.has_ended());
     assert!(a.is_bare() && b.is_bare());
     assert_eq!(arp.netlink().arp(arp.eth0().index).unwrap().unwrap().ignore, 0, "as it was");
+}
+
+#[test]
+fn hooks_hear_who_is_active_with_keepalived_s_words() {
+    let switch = Switch::new();
+    let (a, b) = (switch.host("a"), switch.host("b"));
+    let hooks = TempDir::with_prefix("twinlog-hooks-").unwrap();
+    let (script, heard) = (hooks.path().join("notify.sh"), hooks.path().join("heard"));
+    std::fs::write(&script, format!("#!/bin/sh\necho \"$*\" >> {}\n", heard.display())).unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    let hook = format!(
+        "[[hook]]\non = [\"active\", \"standby\", \"stop\"]\ncommand = [\"{}\"]\nstyle = \"keepalived\"\ninstance = \"VI\"\n",
+        script.display()
+    );
+    let (mut one, mut other) = (Twin::new(&a, &Keys { more: &hook, ..PLAIN }), Twin::new(&b, &PLAIN));
+    one.start();
+    wait_until("a is master", || one.holds());
+    other.start();
+    wait_until("they know each other", || one.ask(&["status", "--json"]).1.contains("\"peer_answers\": true"));
+    assert_eq!(one.ask(&["failover"]).0, Some(0));
+    one.program().signal(Signal::SIGTERM);
+    wait_until("it ends", || one.has_ended());
+    let heard = std::fs::read_to_string(heard).unwrap();
+    let told: Vec<&str> = heard.lines().collect();
+    let expected =
+        ["INSTANCE VI BACKUP 100", "INSTANCE VI MASTER 100", "INSTANCE VI BACKUP 100", "INSTANCE VI STOP 100"];
+    assert_eq!(told, expected);
 }
 
 #[test]

@@ -19,10 +19,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
-use self::election::Election;
-
-use crate::config::{self, Config, SecretError};
+use self::election::{Election, Unattended};
+use crate::config::{self, Config, HookEvent, SecretError};
 use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
+use crate::hooks::{self, Hooks, Runner};
 use crate::input::forward::Repeats;
 use crate::input::{self, Inputs};
 use crate::journal::{self, FileStorage, Journal, Limits, OpenError};
@@ -41,6 +41,9 @@ pub type Reread<'a> = dyn Fn() -> Result<(Config, Vec<String>), ReloadRefused> +
 
 /// A second stop signal within this time of the first says nothing new.
 const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// How long a stop waits at its end for the commands of hooks.
+const HOOKS_GRACE: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start or did not end well.
 #[derive(Debug, Error)]
@@ -144,9 +147,29 @@ struct Daemon<'a> {
     requests: mpsc::Receiver<Request>,
     /// The part in the election, if there is a pair.
     election: Option<Election>,
+    hooks: Option<HooksAtWork>,
     /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
     control: JoinHandle<()>,
     admin: Vec<JoinHandle<()>>,
+}
+
+/// The hooks, what looks for something to tell them, and what runs their commands.
+struct HooksAtWork {
+    hooks: Hooks,
+    watch: JoinHandle<()>,
+    runner: Runner,
+}
+
+impl HooksAtWork {
+    /// Runs what was told, for `limit` at most. The last to tell must have ended.
+    async fn end(self, limit: Duration) {
+        let HooksAtWork { hooks, watch, runner } = self;
+        watch.abort();
+        // Only its end is waited for, with which its way to tell is gone.
+        let _ = watch.await;
+        drop(hooks);
+        runner.finish(limit).await;
+    }
 }
 
 impl<'a> Daemon<'a> {
@@ -168,10 +191,12 @@ impl<'a> Daemon<'a> {
         let socket = control::server::bind(&config.control_socket)
             .map_err(io_error(format!("cannot open the control socket {}", config.control_socket.display())))?;
         let admin = open_admin(&config)?;
-        let (mut election, elected) = Election::start(&config, page)?.unzip();
+        let config = watch::Sender::new(Arc::new(config));
+        let hooks = Hooks::start(config.subscribe(), metrics.clone());
+        let (hooks, runner) = hooks.map_err(io_error("cannot start the thread of the hooks"))?;
+        let (election, elected) = Unattended::start(&config.borrow(), page)?.unzip();
 
         // Everything that could fail has not failed.
-        let config = watch::Sender::new(Arc::new(config));
         let stage = watch::Sender::new(Stage::Serving);
         let listening = watch::Sender::new(true);
         let faults = watch::Sender::new(Vec::new());
@@ -189,9 +214,8 @@ impl<'a> Daemon<'a> {
             reload: last_reload.subscribe(),
             elected,
         });
-        if let Some(election) = &mut election {
-            election.attend(&observed, config.borrow().data_dir.clone());
-        }
+        let election = election.map(|election| election.attend(&observed, &config.borrow().data_dir, hooks.clone()));
+        let watch = tokio::spawn(hooks::watch(observed.clone(), hooks.clone()));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         tracing::info!(socket = %config.borrow().control_socket.display(), "control socket open");
         let mut daemon = Daemon {
@@ -199,6 +223,7 @@ impl<'a> Daemon<'a> {
             admin: serve_admin(admin, &observed),
             data_plane,
             election,
+            hooks: Some(HooksAtWork { hooks, runner, watch }),
             stage,
             listening,
             last_reload,
@@ -358,6 +383,10 @@ impl<'a> Daemon<'a> {
     /// the waiting, never the journal's order.
     async fn stop(&mut self, signals: &mut Signals) {
         let deadline = Instant::now() + self.current().drain.stop_deadline;
+        let priority = self.observed.elected.as_ref().map_or(0, |elected| elected.handle.view().priority);
+        if let Some(HooksAtWork { hooks, .. }) = &self.hooks {
+            hooks.tell(hooks::Event { priority, ..hooks::Event::now(HookEvent::Stop, "the daemon stops") });
+        }
         // While the inputs still take everything: the peer has the addresses when they end.
         if let Some(election) = &self.election {
             tokio::select! {
@@ -399,6 +428,9 @@ impl<'a> Daemon<'a> {
         }
         if let Some(election) = self.election.take() {
             election.end().await;
+        }
+        if let Some(hooks) = self.hooks.take() {
+            hooks.end(HOOKS_GRACE.min(deadline.saturating_duration_since(Instant::now()))).await;
         }
         self.control.abort();
         self.admin.iter().for_each(JoinHandle::abort);

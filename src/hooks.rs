@@ -10,7 +10,8 @@
 //! A command gets no shell, its own process group, our environment and working directory, our standard error, and no
 //! standard output: the daemon's may carry messages. After its `timeout` the whole group is killed.
 //!
-//! [`watch()`] tells what a node on its own can see: faults, gaps, reloads. A role's changes are told by whoever makes them.
+//! [`watch()`] tells what a node on its own can see: faults, gaps, reloads. A role's changes are told by the
+//! daemon's side of the election, the stop by the daemon.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -235,14 +236,6 @@ fn message(event: &Event, node: &str) -> String {
         "v": 1, "event": kind.word(), "time": time, "node": node, "cause": cause, "priority": priority,
     });
     format!("{message}\n")
-}
-
-/// Runs hooks for what can be seen of a node from outside, until it is dropped; then the command that runs is killed.
-pub async fn accompany(observed: Arc<Observed>) {
-    match Hooks::start(observed.config.clone(), observed.metrics.clone()) {
-        Ok((hooks, _runner)) => watch(observed, hooks).await,
-        Err(error) => tracing::error!(%error, "hooks are off"),
-    }
 }
 
 /// Tells what can be seen of a node from outside: new faults and their end, lost messages, reloads. Until it is dropped.

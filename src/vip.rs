@@ -113,7 +113,6 @@ struct Shared {
 #[derive(Debug)]
 pub struct Vip {
     handle: Handle,
-    notices: Option<mpsc::Receiver<Notice>>,
     thread: JoinHandle<()>,
 }
 
@@ -125,11 +124,12 @@ pub struct Handle {
 }
 
 impl Vip {
-    /// Starts the thread in the calling thread's network namespace. It takes part in the election at once.
+    /// Starts the thread in the calling thread's network namespace, and gives what it will say. It takes part in the
+    /// election at once.
     ///
     /// # Errors
     /// What the system says, with what was attempted: mostly that capabilities are missing.
-    pub fn start(settings: Settings) -> io::Result<Vip> {
+    pub fn start(settings: Settings) -> io::Result<(Vip, mpsc::Receiver<Notice>)> {
         let shared = Arc::new(Shared::default());
         let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
@@ -139,18 +139,13 @@ impl Vip {
             let _ = scheduling::make_urgent();
             election.run();
         })?;
-        Ok(Vip { handle, notices: Some(notices), thread })
+        Ok((Vip { handle, thread }, notices))
     }
 
     /// To ask and to tell.
     #[must_use]
     pub fn handle(&self) -> Handle {
         self.handle.clone()
-    }
-
-    /// What happens; once.
-    pub fn take_notices(&mut self) -> Option<mpsc::Receiver<Notice>> {
-        self.notices.take()
     }
 
     /// Waits for the thread's end, which comes after [`Handle::leave`]: the addresses are off the link then. Blocks.

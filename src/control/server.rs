@@ -17,7 +17,6 @@ use tokio::task::JoinSet;
 use super::Request;
 use super::answer::Face;
 use super::serve;
-use crate::hooks;
 use crate::status::Observed;
 
 /// Clients at a time; more wait in the kernel's queue.
@@ -71,12 +70,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Serves, and runs the hooks for what it sees of the node, until it is dropped; dropping it ends its connections.
+/// Serves until it is dropped; dropping it ends its connections.
 pub async fn serve(listener: UnixListener, observed: Arc<Observed>, requests: mpsc::Sender<Request>) {
-    tokio::join!(hooks::accompany(observed.clone()), accept(listener, observed, requests));
-}
-
-async fn accept(listener: UnixListener, observed: Arc<Observed>, requests: mpsc::Sender<Request>) {
     let face = Arc::new(Face::control(observed, requests));
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();

@@ -1,6 +1,6 @@
 //! The daemon's side of the election: it feeds the thread of the virtual IP, and tells what happens there.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::RunError;
-use crate::config::{Config, read_password};
+use crate::config::{Config, HookEvent, read_password};
 use crate::control::{FailOverRefused, Unmoved};
 use crate::events::{Event, Events};
+use crate::hooks::{self, Hooks};
 use crate::journal;
 use crate::metrics::VrrpMetrics;
 use crate::proto::node::{Fault, Report};
+use crate::proto::vrrp::virtual_router::Cause;
 use crate::status::{Elected, HEARTBEAT_MAX, Observed};
 use crate::sys::robust_mutex::SharedPage;
 use crate::vip::{self, Handle, Happened, Notice, Vip};
@@ -31,35 +33,43 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(4);
 /// A node's part in the election.
 pub(super) struct Election {
     vip: Vip,
-    beat: Option<JoinHandle<()>>,
-    tell: Option<JoinHandle<()>>,
+    beat: JoinHandle<()>,
+    tell: JoinHandle<()>,
 }
 
-impl Election {
-    /// Starts the thread, if there is a pair. It takes part at once; [`Election::attend`] has to follow soon.
+/// A node's part in the election whose daemon is not there yet: it takes part, and nobody beats.
+pub(super) struct Unattended {
+    vip: Vip,
+    notices: mpsc::Receiver<Notice>,
+}
+
+impl Unattended {
+    /// Starts the thread, if there is a pair. It takes part at once; [`Unattended::attend`] has to follow soon.
     pub(super) fn start(
         config: &Config,
         page: Option<Arc<SharedPage>>,
-    ) -> Result<Option<(Election, Elected)>, RunError> {
+    ) -> Result<Option<(Unattended, Elected)>, RunError> {
         let Some(pair) = &config.pair else { return Ok(None) };
         let password = pair.auth_pass_file.as_deref().map(read_password).transpose();
         let password = password.map_err(|error| RunError::Secrets(vec![error]))?;
         let metrics = Arc::new(VrrpMetrics::default());
         let vip = Vip::start(vip::Settings { pair: pair.clone(), password, page, metrics: metrics.clone() });
-        let vip = vip.map_err(super::io_error("cannot take part in the election"))?;
+        let (vip, notices) = vip.map_err(super::io_error("cannot take part in the election"))?;
         let elected = Elected { pair: pair.clone(), handle: vip.handle(), metrics };
-        Ok(Some((Election { vip, beat: None, tell: None }, elected)))
+        Ok(Some((Unattended { vip, notices }, elected)))
     }
 
     /// Begins to beat and to tell.
-    pub(super) fn attend(&mut self, observed: &Arc<Observed>, data_dir: PathBuf) {
-        self.beat = Some(tokio::spawn(beat(observed.clone(), self.vip.handle())));
-        if let Some(notices) = self.vip.take_notices() {
-            let events = Events::of(&data_dir);
-            self.tell = Some(tokio::spawn(tell(notices, events, observed.node.to_string())));
-        }
+    pub(super) fn attend(self, observed: &Arc<Observed>, data_dir: &Path, hooks: Hooks) -> Election {
+        let Unattended { vip, notices } = self;
+        let teller = Teller { events: Events::of(data_dir), node: observed.node.to_string(), hooks };
+        let beat = tokio::spawn(beat(observed.clone(), vip.handle()));
+        let tell = tokio::spawn(teller.run(notices, vip.handle()));
+        Election { vip, beat, tell }
     }
+}
 
+impl Election {
     /// Hands over and releases the addresses; returns when that is done.
     pub(super) async fn leave(&self) {
         let handle = self.vip.handle();
@@ -75,12 +85,8 @@ impl Election {
         let vip = self.vip;
         vip.handle().leave();
         let _ = tokio::task::spawn_blocking(move || vip.join()).await;
-        if let Some(tell) = self.tell {
-            let _ = tell.await;
-        }
-        if let Some(beat) = self.beat {
-            beat.abort();
-        }
+        let _ = self.tell.await;
+        self.beat.abort();
     }
 }
 
@@ -106,23 +112,45 @@ async fn beat(observed: Arc<Observed>, handle: Handle) {
     }
 }
 
-/// Logs what happens and writes it to the events file, until the thread has ended.
-async fn tell(mut notices: mpsc::Receiver<Notice>, mut events: Events, node: String) {
-    while let Some(notice) = notices.recv().await {
-        log(&notice.what);
-        let Some((event, cause)) = event_of(&notice.what) else { continue };
-        let at = DateTime::<Utc>::from(notice.at).to_rfc3339_opts(SecondsFormat::Micros, true);
-        let event = Event { v: 1, at, node: node.clone(), event: event.to_owned(), cause };
-        // The disk may take its time; the election does not wait for it.
-        let written = tokio::task::spawn_blocking(move || {
-            let outcome = events.append(&event);
-            (events, outcome)
-        });
-        let Ok((back, outcome)) = written.await else { return };
-        events = back;
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "cannot write to the events file");
+/// Whom what happens is told to.
+struct Teller {
+    events: Events,
+    node: String,
+    hooks: Hooks,
+}
+
+impl Teller {
+    /// Tells the log, the hooks and the events file, until the thread has ended.
+    async fn run(mut self, mut notices: mpsc::Receiver<Notice>, handle: Handle) {
+        while let Some(notice) = notices.recv().await {
+            log(&notice.what);
+            if let Some((kind, cause)) = role_of(&notice.what) {
+                let (at, cause, priority) = (notice.at, cause.as_str().to_owned(), handle.view().priority);
+                self.hooks.tell(hooks::Event { kind, at, cause, priority });
+            }
+            let Some((event, cause)) = event_of(&notice.what) else { continue };
+            let at = DateTime::<Utc>::from(notice.at).to_rfc3339_opts(SecondsFormat::Micros, true);
+            let event = Event { v: 1, at, node: self.node.clone(), event: event.to_owned(), cause };
+            // The disk may take its time; the election does not wait for it.
+            let written = tokio::task::spawn_blocking(move || {
+                let outcome = self.events.append(&event);
+                (self, outcome)
+            });
+            let Ok((back, outcome)) = written.await else { return };
+            self = back;
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "cannot write to the events file");
+            }
         }
+    }
+}
+
+/// The role that a node has from now on, as hooks know it. That it has none is told as its fault, or as the stop.
+fn role_of(what: &Happened) -> Option<(HookEvent, Cause)> {
+    match what {
+        Happened::Node(Report::Became { state: "Master", cause }) => Some((HookEvent::Active, *cause)),
+        Happened::Node(Report::Became { state: "Backup", cause }) => Some((HookEvent::Standby, *cause)),
+        _ => None,
     }
 }
 
