@@ -3,7 +3,7 @@
 //! `lab` builds hosts, runs programs in them and breaks things; it is there for every test that needs more than one
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
-//! `pair` (the whole program), `live` (`check --live`), `switch` (the lab itself).
+//! `pair` (the whole program), `mirror` and `drain` (with senders and a destination, built in `aggregators`), `live` (`check --live`), `switch` (the lab itself).
 //!
 //! Needs root, network namespaces and the programs that `install.sh` beside this file brings; what is missing is a
 //! failure, not a test passed over.
@@ -13,9 +13,12 @@
 
 mod address;
 mod advertisement;
+mod aggregators;
 mod announcement;
+mod drain;
 mod handover;
 mod lab;
 mod live;
+mod mirror;
 mod pair;
 mod switch;

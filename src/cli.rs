@@ -8,15 +8,18 @@
 mod adverts;
 mod check;
 mod configuration;
+mod drain;
 mod events;
 mod failover;
 mod generate;
 mod init;
 mod journal;
 mod live;
+mod receipts;
 mod reload;
 mod status;
 mod tail;
+mod until;
 mod vip;
 
 use std::io::{self, IsTerminal};
@@ -38,6 +41,7 @@ const EXIT_CODES: &str = "Exit status:
   3   the daemon is not running or cannot be reached
   4   degraded (status --check)
   5   refused because it is not safe; the message names what overrides it
+  6   a deadline passed; the work goes on
   7   messages are lost or damaged (journal verify, journal cat)
   78  the configuration is wrong";
 
@@ -224,6 +228,28 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
 3 the daemon cannot be reached, 5 the peer does not answer (--force asks it all the same)."
     )]
     Failover(failover::Failover),
+    /// Hand this node over and empty it, with a receipt
+    ///
+    /// The peer takes the addresses, then the deliveries; what is on its way to this node is received, and what its
+    /// journal holds reaches the peer and the destinations. Interrupting this command does not cancel the drain.
+    #[command(after_long_help = "Examples:
+  twinlog drain && systemctl restart twinlog
+  twinlog drain --until handover
+
+Exit status: 0 nothing is lost, 1 the peer did not take over, 3 the daemon cannot be reached, 5 refused because the \
+peer cannot take over (--force drains all the same), 6 the deadline passed and messages are on this node only, \
+7 the receipt shows a loss.")]
+    Drain(drain::Drain),
+    /// End or cancel the drained state: this node serves again, as a standby
+    #[command(after_long_help = "Exit status: 0 done, 1 this node is not drained, 3 the daemon cannot be reached.")]
+    Undrain,
+    /// Wait until this node is in sync, drained, standby or active
+    #[command(
+        after_long_help = "Exit status: 0 it is, 3 the daemon cannot be reached, 6 it was not in the given time."
+    )]
+    Await(until::Await),
+    /// Show what drains came to
+    Receipts(receipts::Receipts),
     /// Show what changed about this node, and why
     ///
     /// Role changes, faults and hand-overs, the oldest first; with --json one object a line. Needs no daemon.
@@ -274,6 +300,8 @@ pub enum Exit {
     Degraded = 4,
     /// Refused because it is not safe; the message names what overrides it.
     Unsafe = 5,
+    /// A deadline passed; the work goes on, or rests where it is.
+    Deadline = 6,
     /// Messages are lost or damaged.
     Loss = 7,
     /// The configuration is wrong; systemd stops trying (`RestartPreventExitStatus=`).
@@ -314,6 +342,10 @@ pub fn execute(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Journal(journal) => journal.execute(shared),
         Verb::Reload => reload::execute(shared),
         Verb::Failover(failover) => failover.execute(shared),
+        Verb::Drain(drain) => drain.execute(shared),
+        Verb::Undrain => drain::undrain(shared),
+        Verb::Await(until) => until.execute(shared),
+        Verb::Receipts(receipts) => receipts.execute(shared),
         Verb::Events(events) => events.execute(shared),
         Verb::Vip(vip) => vip.execute(shared),
         Verb::Completions { shell } => generate::completions(shell),
@@ -346,6 +378,11 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
         Some(OpenError::Newer { .. } | OpenError::Foreign { .. } | OpenError::Mixed { .. }) => Exit::Config,
         _ => Exit::Failed,
     }
+}
+
+/// A duration on the command line, as configuration files write it.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    crate::config::read_duration(text).map_err(|invalid| format!("it {}; {}", invalid.what, invalid.fix))
 }
 
 /// A small runtime for verbs that talk to the daemon.

@@ -54,7 +54,7 @@ pub use self::path_pattern::{InvalidPathPattern, PathPattern};
 pub use self::secret::{SecretError, read_key, read_users};
 pub use self::tag_pattern::{InvalidTagPattern, TagPattern};
 pub use self::tls::{TlsClient, TlsIdentity, TlsServer};
-pub use self::units::Invalid;
+pub use self::units::{Invalid, duration as read_duration};
 use crate::proto::position::NodeName;
 
 const KIB: u64 = 1024;
@@ -143,7 +143,7 @@ pub struct Journal {
     pub commit_interval: Duration,
     /// What happens at `max_size`. Default [`WhenFull::Block`].
     pub when_full: WhenFull,
-    /// What an acknowledged message means. Only [`Acknowledge::Durable`], the default, until there is a mirror.
+    /// What an acknowledged message means. Default [`Acknowledge::Replicated`] with a pair, [`Acknowledge::Durable`] alone.
     pub acknowledge: Acknowledge,
 }
 

@@ -4,7 +4,9 @@
 //! an overloaded data plane cannot hold it up. The data plane is a runtime with a worker for every core, and a thread
 //! for the journal. What the one wants of the other is published as a [`Stage`].
 
+mod drain;
 mod election;
+mod partner;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
+use self::drain::Draining;
 use self::election::{Election, Unattended};
+use self::partner::Partner;
 use crate::config::{self, Config, HookEvent, SecretError};
 use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
 use crate::hooks::{self, Hooks, Runner};
@@ -28,7 +32,9 @@ use crate::input::{self, Inputs};
 use crate::journal::{self, FileStorage, Journal, Limits, OpenError};
 use crate::metrics::Metrics;
 use crate::output::{self, Output};
-use crate::proto::position::Incarnation;
+use crate::pair::mirrors::MirrorError;
+use crate::proto::pair::promise::Acknowledge;
+use crate::proto::position::{Incarnation, JournalId};
 use crate::proto::stage::Stage;
 use crate::status::{self, LastReload, Observed, Pulse, Started};
 use crate::supervise::Supervisor;
@@ -61,6 +67,9 @@ pub enum RunError {
     /// nothing.
     #[error(transparent)]
     Journal(#[from] OpenError),
+    /// A mirror cannot be opened.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
     /// An essential task panicked: a bug. The journal was closed in order.
     #[error("{0} failed; stopping")]
     Fault(String),
@@ -147,7 +156,14 @@ struct Daemon<'a> {
     requests: mpsc::Receiver<Request>,
     /// The part in the election, if there is a pair.
     election: Option<Election>,
+    /// The other node, if there is a pair.
+    partner: Option<Partner>,
     hooks: Option<HooksAtWork>,
+    /// Whether this node stays out of the election and of the deliveries although it is well.
+    aside: watch::Sender<bool>,
+    /// A drain, from its begin to the `undrain` after it; and how one ended that was called off.
+    draining: Option<Draining>,
+    last_drain: Option<crate::proto::drain::Drain>,
     /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
     control: JoinHandle<()>,
     admin: Vec<JoinHandle<()>>,
@@ -194,6 +210,12 @@ impl<'a> Daemon<'a> {
         let config = watch::Sender::new(Arc::new(config));
         let hooks = Hooks::start(config.subscribe(), metrics.clone());
         let (hooks, runner) = hooks.map_err(io_error("cannot start the thread of the hooks"))?;
+        let (role, roles) = watch::channel(election::Role::default());
+        let aside = watch::Sender::new(false);
+        let (partner, link_notices) = {
+            let _on_data_plane = data_plane.enter();
+            Partner::start(&config.borrow(), &journal, roles, &supervisor)?.unzip()
+        };
         let (election, elected) = Unattended::start(&config.borrow(), page)?.unzip();
 
         // Everything that could fail has not failed.
@@ -213,8 +235,12 @@ impl<'a> Daemon<'a> {
             faults: faults.subscribe(),
             reload: last_reload.subscribe(),
             elected,
+            partnered: partner.as_ref().map(Partner::partnered),
         });
-        let election = election.map(|election| election.attend(&observed, &config.borrow().data_dir, hooks.clone()));
+        let election = election.map(|election| {
+            let teller = election::Teller::new(&observed, &config.borrow().data_dir, hooks.clone(), role);
+            election.attend(&observed, teller, link_notices, aside.subscribe())
+        });
         let watch = tokio::spawn(hooks::watch(observed.clone(), hooks.clone()));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         tracing::info!(socket = %config.borrow().control_socket.display(), "control socket open");
@@ -223,6 +249,10 @@ impl<'a> Daemon<'a> {
             admin: serve_admin(admin, &observed),
             data_plane,
             election,
+            partner,
+            aside,
+            draining: None,
+            last_drain: None,
             hooks: Some(HooksAtWork { hooks, runner, watch }),
             stage,
             listening,
@@ -235,6 +265,9 @@ impl<'a> Daemon<'a> {
             requests,
             config,
         };
+        if let Some(partner) = &mut daemon.partner {
+            partner.show(&daemon.observed);
+        }
         daemon.start_outputs();
         daemon.apply_inputs(&configured, opened);
         tracing::info!(elapsed = ?started.instant.elapsed(), "ready");
@@ -256,21 +289,68 @@ impl<'a> Daemon<'a> {
         self.faults.send_replace(fault.into_iter().collect());
     }
 
-    /// Starts the outputs that are configured and do not run.
+    /// Makes the outputs that are configured, and lets them deliver what is wanted.
     fn start_outputs(&mut self) {
+        let config = self.current();
+        for settings in &config.outputs {
+            // What is delivered elsewhere waits here for the same outputs.
+            let _ = self.observed.journal.cursor(&settings.name);
+            if !self.outputs.contains_key(&settings.name) {
+                let metrics = self.observed.metrics.output(&settings.name);
+                self.outputs.insert(settings.name.clone(), Output::new(settings.clone(), metrics));
+            }
+        }
+        if let Some(partner) = &self.partner {
+            partner.set_outputs(&config.outputs);
+        }
+        self.start_deliveries(&self.wanted());
+    }
+
+    /// The journals that this node should deliver, and whether each is its own.
+    fn wanted(&self) -> Vec<(Arc<Journal>, bool)> {
+        let own = &self.observed.journal;
+        let has_peer = self.partner.as_ref().is_some_and(Partner::is_connected);
+        match (*self.aside.borrow(), &self.partner) {
+            (true, _) if has_peer => return Vec::new(),
+            // Set aside without anybody to take over: what it has, it delivers.
+            (true, Some(partner)) => return partner.everything(own),
+            _ => {}
+        }
+        self.partner.as_ref().map_or_else(|| vec![(own.clone(), true)], |partner| partner.wanted(own))
+    }
+
+    fn start_deliveries(&mut self, wanted: &[(Arc<Journal>, bool)]) {
         let _on_data_plane = self.data_plane.enter();
         let config = self.current();
         let context = output::Context {
-            journal: self.observed.journal.clone(),
             zones: Arc::new(Zones::of(&config)),
             supervisor: self.supervisor.clone(),
             grace: config.drain.grace,
         };
-        for settings in &config.outputs {
-            if !self.outputs.contains_key(&settings.name) {
-                let metrics = self.observed.metrics.output(&settings.name);
-                self.outputs.insert(settings.name.clone(), Output::start(settings.clone(), metrics, &context));
-            }
+        if let Some(partner) = self.partner.as_ref().filter(|_| !wanted.is_empty()) {
+            partner.tell_delivering(true);
+        }
+        for output in self.outputs.values_mut() {
+            wanted.iter().for_each(|(journal, is_own)| output.deliver(journal, *is_own, &context));
+        }
+    }
+
+    /// Ends the deliveries that are not wanted any more, then starts those that are.
+    async fn reconcile(&mut self) {
+        let wanted = self.wanted();
+        let kept: Vec<JournalId> = wanted.iter().map(|(journal, _)| journal.id().clone()).collect();
+        self.end_deliveries(&kept).await;
+        self.start_deliveries(&wanted);
+    }
+
+    /// Leaves what is not in flight of all journals but `kept` to the other node.
+    async fn end_deliveries(&mut self, kept: &[JournalId]) {
+        self.outputs.values().for_each(|output| output.leave(kept));
+        for output in self.outputs.values_mut() {
+            output.join(kept).await;
+        }
+        if let Some(partner) = self.partner.as_ref().filter(|_| kept.is_empty()) {
+            partner.tell_delivering(false);
         }
     }
 
@@ -278,7 +358,17 @@ impl<'a> Daemon<'a> {
     async fn serve(&mut self, signals: &mut Signals, reread: &Reread<'_>) -> Option<String> {
         let supervisor = self.supervisor.clone();
         loop {
+            let partner = async {
+                match &mut self.partner {
+                    Some(partner) => partner.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                () = partner => self.reconcile().await,
+                () = tokio::time::sleep(drain::LOOK), if self.draining.as_ref().is_some_and(Draining::is_under_way) => {
+                    self.step_drain().await;
+                }
                 asked = signals.next() => match asked {
                     Asked::Stop => return None,
                     // The log has the outcome; a signal has nobody to tell.
@@ -294,6 +384,9 @@ impl<'a> Daemon<'a> {
                         // Whoever asked may have left.
                         let _ = reply.send(outcome);
                     }
+                    Request::Drain { wish, reply } => drop(reply.send(self.begin_drain(wish))),
+                    Request::Undrain { reply } => drop(reply.send(self.undrain())),
+                    Request::DrainReport { reply } => drop(reply.send(self.drain_report())),
                     Request::FailOver { force, reply } => {
                         let elected = self.observed.elected.clone();
                         // Bounded in time, and a signal must not wait for it; who stops answers nobody.
@@ -370,8 +463,8 @@ impl<'a> Daemon<'a> {
         for (_, output) in &leaving {
             output.stop();
         }
-        for (name, output) in leaving {
-            output.join().await;
+        for (name, mut output) in leaving {
+            output.join(&[]).await;
             if !new.outputs.iter().any(|output| output.name == name) {
                 self.observed.journal.retire_cursor(&name);
             }
@@ -394,6 +487,13 @@ impl<'a> Daemon<'a> {
                 () = signals.stop_again() => {}
             }
         }
+        // Before the inputs end, so that the other node goes on with the deliveries at once.
+        if let Some(partner) = &self.partner {
+            partner.resign();
+            if partner.takes_over().await {
+                self.end_deliveries(&[]).await;
+            }
+        }
         tracing::info!("stopping: inputs take nothing new");
         let finish = async {
             self.stage.send_replace(Stage::Quiescing);
@@ -407,12 +507,18 @@ impl<'a> Daemon<'a> {
                 _ = durable.wait_for(|durable| *durable >= taken) => {}
                 _ = state.wait_for(|state| matches!(state, journal::State::Poisoned(_))) => {}
             }
+            if let Some(partner) = &self.partner {
+                tokio::select! {
+                    () = mirrored(&self.observed.journal) => {}
+                    () = partner.lost() => {}
+                }
+            }
             self.stage.send_replace(Stage::Stopping);
             for output in self.outputs.values() {
                 output.stop();
             }
-            for output in std::mem::take(&mut self.outputs).into_values() {
-                output.join().await;
+            for mut output in std::mem::take(&mut self.outputs).into_values() {
+                output.join(&[]).await;
             }
         };
         tokio::select! {
@@ -429,6 +535,9 @@ impl<'a> Daemon<'a> {
         if let Some(election) = self.election.take() {
             election.end().await;
         }
+        if let Some(partner) = self.partner.take() {
+            partner.end().await;
+        }
         if let Some(hooks) = self.hooks.take() {
             hooks.end(HOOKS_GRACE.min(deadline.saturating_duration_since(Instant::now()))).await;
         }
@@ -442,6 +551,19 @@ impl<'a> Daemon<'a> {
     }
 }
 
+/// Resolves when everything in the journal is on the other node, too.
+async fn mirrored(journal: &Journal) {
+    let mut replicated = journal.replicated();
+    let all = journal.progress().appended;
+    // The sender lives in the journal.
+    let _ = replicated.wait_for(|mark| *mark >= all).await;
+}
+
+/// What the own journal may use, and nearly what each mirror may.
+fn limits(config: &Config) -> Limits {
+    Limits { segment_size: config.journal.segment_size, max_size: config.journal.max_size }
+}
+
 fn open_journal(config: &Config) -> Result<Journal, RunError> {
     let directory = config.data_dir.join(journal::OWN_DIRECTORY);
     let storage = FileStorage::open(&directory).map_err(|error| match error.kind() {
@@ -449,12 +571,13 @@ fn open_journal(config: &Config) -> Result<Journal, RunError> {
         _ => RunError::Io(format!("cannot open the journal in {}", directory.display()), error),
     })?;
     let settings = journal::Settings {
-        limits: Limits { segment_size: config.journal.segment_size, max_size: config.journal.max_size },
+        limits: limits(config),
         commit_interval: config.journal.commit_interval,
         when_full: match config.journal.when_full {
             config::WhenFull::Block => journal::WhenFull::Block,
             config::WhenFull::DropOldest => journal::WhenFull::DropOldest,
         },
+        acknowledge: acknowledge(config),
     };
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let fresh = Incarnation(since_epoch.as_millis() as u64);
@@ -473,6 +596,16 @@ fn open_journal(config: &Config) -> Result<Journal, RunError> {
         "journal open"
     );
     Ok(journal)
+}
+
+/// What an acknowledged message means, with or without a pair.
+fn acknowledge(config: &Config) -> Acknowledge {
+    match (config.journal.acknowledge, &config.pair) {
+        (config::Acknowledge::Replicated, Some(pair)) => {
+            Acknowledge::Replicated { alone: pair.on_peer_loss == config::PeerLoss::Degrade }
+        }
+        _ => Acknowledge::Durable,
+    }
 }
 
 /// The inputs with their secrets, if those of the outputs can be used too.

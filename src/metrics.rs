@@ -201,7 +201,8 @@ pub struct OutputMetrics {
     /// Seconds from the sending of a chunk to its acknowledgement; of forward outputs.
     pub ack_seconds: AckSeconds,
     connected: AtomicBool,
-    oldest_undelivered: AtomicU64,
+    /// Of mirrors, and of the own journal.
+    oldest_undelivered: [AtomicU64; 2],
     last_error: Mutex<Option<String>>,
     target: Mutex<Option<String>>,
 }
@@ -225,15 +226,17 @@ impl OutputMetrics {
         lock(&self.target).clone()
     }
 
-    /// Notes when the oldest message was received that has not arrived yet; `None` if there is none.
-    pub fn set_oldest_undelivered(&self, received: Option<Timestamp>) {
-        self.oldest_undelivered.store(received.map_or(0, |at| at.0), Ordering::Relaxed);
+    /// Notes when the oldest message of the own journal, or of a mirror, was received that has not arrived yet; `None` if
+    /// there is none.
+    pub fn set_oldest_undelivered(&self, is_own: bool, received: Option<Timestamp>) {
+        self.oldest_undelivered[usize::from(is_own)].store(received.map_or(0, |at| at.0), Ordering::Relaxed);
     }
 
     /// When the oldest message was received that has not arrived yet.
     #[must_use]
     pub fn oldest_undelivered(&self) -> Option<Timestamp> {
-        Some(self.oldest_undelivered.load(Ordering::Relaxed)).filter(|at| *at > 0).map(Timestamp)
+        let times = self.oldest_undelivered.iter().map(|at| at.load(Ordering::Relaxed));
+        times.filter(|at| *at > 0).min().map(Timestamp)
     }
 
     /// Keeps the newest error's text for `status`.

@@ -3,10 +3,11 @@
 //! [`Observed`] is everything a look needs; [`Observed::status`] is the look. The shape is the contract of
 //! `status --json`; people read [`text`]. Nothing here is kept: rates are the reader's subtraction of two looks.
 //!
-//! Alone, `pair` is an empty object and `vrrp` is `null`: a node without a virtual router is in none of its states. `link`
-//! and a journal's `replicated` are `null` in any case until there is a mirror.
+//! Alone, `pair` is an empty object and `vrrp` and `link` are `null`: a node without a virtual router is in none of its
+//! states.
 
 pub mod format;
+mod partner;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+pub use self::partner::{LinkStatus, Partnered};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -57,6 +59,8 @@ pub struct Observed {
     pub reload: watch::Receiver<LastReload>,
     /// The election, if there is a pair.
     pub elected: Option<Elected>,
+    /// The link to the other node, if there is a pair.
+    pub partnered: Option<Partnered>,
 }
 
 /// What can be seen of the election.
@@ -204,7 +208,7 @@ pub struct NodeStatus {
     /// The virtual router; `null` without a pair.
     pub vrrp: Option<serde_json::Value>,
     /// The link to the peer; `null` without a pair.
-    pub link: Option<serde_json::Value>,
+    pub link: Option<LinkStatus>,
     /// The own journal; with a pair also the mirror.
     pub journals: Vec<JournalStatus>,
     /// By name.
@@ -318,8 +322,16 @@ impl Observed {
             .inputs
             .iter()
             .map(|input| (input.name().to_owned(), input_status(input, &self.metrics.input(input.name()), now)));
-        let journal = self.journal_status(&progress, &outputs, config.journal.max_size);
-        let (safe_to_drain, safe_to_drain_reason) = safe_to_drain(&journal, &outputs);
+        let link = self.partnered.as_ref().map(|partnered| partnered.link(&self.journal, &progress));
+        let mut journal = journal_status(&self.journal, true, &progress, config.journal.max_size);
+        journal.oldest_seconds = outputs.values().map(|output| output.lag_seconds).fold(0.0, f64::max);
+        let mirrors = self.partnered.iter().flat_map(|partnered| partnered.mirrors.all());
+        let mirrors = mirrors.map(|mirror| journal_status(&mirror, false, &mirror.progress(), config.journal.max_size));
+        let (safe_to_drain, safe_to_drain_reason) = match &link {
+            Some(link) => safe_to_hand_over(&journal, link),
+            None => safe_to_drain(&journal, &outputs),
+        };
+        let journals = std::iter::once(journal).chain(mirrors).collect();
         let node = NodeStatus {
             name: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -331,8 +343,8 @@ impl Observed {
             safe_to_drain,
             safe_to_drain_reason,
             vrrp: self.elected.as_ref().map(Elected::status),
-            link: None,
-            journals: vec![journal],
+            link,
+            journals,
             inputs: inputs.collect(),
             outputs,
         };
@@ -340,7 +352,14 @@ impl Observed {
             vip: elected.pair.addresses().map(|vip| vip.to_string()).collect(),
             nodes: elected.pair.nodes.iter().map(|node| node.name.to_string()).collect(),
         });
-        Status { v: SCHEMA, pair, nodes: vec![node] }
+        let peer = self.partnered.as_ref().and_then(Partnered::peer);
+        Status { v: SCHEMA, pair, nodes: std::iter::once(node).chain(peer).collect() }
+    }
+
+    /// This node's part of [`status`](Observed::status) as JSON: what the other node shows of it.
+    #[must_use]
+    pub fn shown(&self) -> Option<String> {
+        serde_json::to_string(self.status(SystemTime::now()).nodes.first()?).ok()
     }
 
     /// What is wrong: what the daemon says, and what the journal's state says.
@@ -353,6 +372,7 @@ impl Observed {
             State::Poisoned(why) => faults.push(why.to_string()),
         }
         faults.extend(self.elected.iter().flat_map(Elected::faults));
+        faults.extend(self.partnered.iter().flat_map(|partnered| partnered.faults(&self.journal)));
         let silent = self.heartbeat_age();
         if silent > HEARTBEAT_MAX {
             faults.push(format!("the journal has not moved for {} s: does its disk hang?", silent.as_secs()));
@@ -365,35 +385,31 @@ impl Observed {
     pub fn heartbeat_age(&self) -> Duration {
         self.pulse.age(self.journal.heartbeat(), Instant::now())
     }
+}
 
-    fn journal_status(
-        &self,
-        progress: &Progress,
-        outputs: &BTreeMap<String, OutputStatus>,
-        max_bytes: u64,
-    ) -> JournalStatus {
-        let (state, state_reason) = match &*self.journal.state().borrow() {
-            State::Writing => ("writing", None),
-            State::Waiting(why) => ("waiting", Some(why.clone())),
-            State::Poisoned(why) => ("poisoned", Some(why.to_string())),
-        };
-        JournalStatus {
-            journal: "own".to_owned(),
-            id: self.journal.id().to_string(),
-            state: state.to_owned(),
-            state_reason,
-            appended: progress.appended.position.0,
-            durable: progress.durable.position.0,
-            replicated: None,
-            delivered: progress.delivered.position.0,
-            bytes: progress.bytes,
-            max_bytes,
-            segments: progress.segments,
-            messages: progress.appended.messages_since(progress.delivered),
-            oldest_seconds: outputs.values().map(|output| output.lag_seconds).fold(0.0, f64::max),
-            messages_total: progress.appended.ordinal,
-            dropped_messages: self.journal.counters().dropped_messages.get(),
-        }
+fn journal_status(journal: &Journal, is_own: bool, progress: &Progress, max_bytes: u64) -> JournalStatus {
+    let (state, state_reason) = match &*journal.state().borrow() {
+        State::Writing => ("writing", None),
+        State::Waiting(why) => ("waiting", Some(why.clone())),
+        State::Poisoned(why) => ("poisoned", Some(why.to_string())),
+    };
+    let replicated = is_own.then(|| journal.promise().replicated().position.0);
+    JournalStatus {
+        journal: if is_own { "own" } else { "mirror" }.to_owned(),
+        id: journal.id().to_string(),
+        state: state.to_owned(),
+        state_reason,
+        appended: progress.appended.position.0,
+        durable: progress.durable.position.0,
+        replicated: replicated.filter(|position| *position > 0),
+        delivered: progress.delivered.position.0,
+        bytes: progress.bytes,
+        max_bytes,
+        segments: progress.segments,
+        messages: progress.appended.messages_since(progress.delivered),
+        oldest_seconds: 0.0,
+        messages_total: progress.appended.ordinal,
+        dropped_messages: journal.counters().dropped_messages.get(),
     }
 }
 
@@ -473,6 +489,20 @@ fn safe_to_drain(journal: &JournalStatus, outputs: &BTreeMap<String, OutputStatu
         [] if journal.appended > journal.durable => (false, "messages are on their way to the disk".to_owned()),
         [] => (true, "everything received was delivered".to_owned()),
         behind => (false, behind.join("; ")),
+    }
+}
+
+/// Whether the other node can take over without anything being lost: what this node still holds is there, too.
+fn safe_to_hand_over(journal: &JournalStatus, link: &LinkStatus) -> (bool, String) {
+    if let Some(why) = &journal.state_reason {
+        return (false, format!("the journal is not writing: {why}"));
+    }
+    match link {
+        LinkStatus { connected: false, .. } => (false, "there is no link to the peer".to_owned()),
+        LinkStatus { in_sync: false, lag_messages, .. } => {
+            (false, format!("the peer lacks {}", format::messages(*lag_messages)))
+        }
+        _ => (true, "the peer has everything".to_owned()),
     }
 }
 

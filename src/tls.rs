@@ -15,6 +15,7 @@ mod explain;
 mod facts;
 mod files;
 mod follow;
+mod pair_key;
 mod server;
 mod stream;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use self::check::check;
 pub use self::client::Client;
 pub use self::error::{Problem, TlsError};
 pub use self::explain::explain;
+pub use self::pair_key::PairKey;
 pub use self::server::Server;
 pub use self::stream::{Stream, Wire};
 

@@ -41,8 +41,8 @@ use crate::sys::scheduling;
 const NOTICES_MAX: usize = 256;
 
 /// The faults that only the daemon sees, each with its bit.
-const OF_THE_DAEMON: [Fault; 4] =
-    [Fault::JournalPoisoned, Fault::JournalFull, Fault::InputNotListening, Fault::DataPlaneStalled];
+const OF_THE_DAEMON: [Fault; 5] =
+    [Fault::JournalPoisoned, Fault::JournalFull, Fault::InputNotListening, Fault::DataPlaneStalled, Fault::Drained];
 
 /// What the thread is made of.
 #[derive(Debug)]

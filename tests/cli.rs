@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use twinlog::journal::{FileStorage, Journal, Limits, Settings, WhenFull};
 use twinlog::proto::batch::BatchBuilder;
 use twinlog::proto::envelope::{Flags, Origin, Timestamp, Transport};
+use twinlog::proto::pair::promise::Acknowledge;
 use twinlog::proto::position::{Incarnation, Mark};
 
 const CONFIG: &str = r#"
@@ -67,6 +68,7 @@ impl World {
             limits: Limits { segment_size: 4096, max_size: 1 << 20 },
             commit_interval: Duration::ZERO,
             when_full: WhenFull::Block,
+            acknowledge: Acknowledge::Durable,
         };
         let storage = Arc::new(FileStorage::open(&self.path("data/own")).unwrap());
         let node = "agg-a".parse().unwrap();

@@ -21,6 +21,7 @@ use twinlog::journal::{
 };
 use twinlog::proto::batch::{Batch, BatchBuilder};
 use twinlog::proto::envelope::Transport;
+use twinlog::proto::pair::promise::Acknowledge;
 use twinlog::proto::position::{Mark, Position};
 use world::storage::{EIO, ENOSPC};
 
@@ -31,6 +32,7 @@ const SETTINGS: Settings = Settings {
     limits: Limits { segment_size: 64 * 1024, max_size: 1 << 30 },
     commit_interval: Duration::from_millis(1),
     when_full: WhenFull::Block,
+    acknowledge: Acknowledge::Durable,
 };
 
 /// Real files, with calls that fail while they are told to.

@@ -25,18 +25,6 @@ pub(super) fn check(findings: &Findings<'_>, config: &Config, spots: &Spots) {
     file_paths(findings, config, spots);
     if let Some(pair) = &config.pair {
         pair::check(findings, pair, spots);
-        one_copy(findings, spots);
-    }
-}
-
-/// With a pair "acknowledged" will mean "on both disks". Whoever relies on that must hear that it does not yet; whoever
-/// has written `acknowledge` knows.
-fn one_copy(findings: &Findings<'_>, spots: &Spots) {
-    let silent = spots.places.contains_key("journal.acknowledge");
-    if let Some(spot) = spots.places.get("pair").filter(|_| !silent) {
-        let message = "this version moves the addresses, and mirrors nothing: what is acknowledged is on one disk";
-        let fix = "add acknowledge = \"durable\" to [journal], which is what is in force";
-        findings.note(Severity::Warning, spot, message, fix);
     }
 }
 

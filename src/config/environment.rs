@@ -42,10 +42,8 @@ pub fn check_environment(loaded: &Loaded) -> Vec<Diagnostic> {
         if let Some(SecretError { what, fix }) = pair.auth_pass_file.as_deref().and_then(|f| read_password(f).err()) {
             note("pair.auth_pass_file", (Severity::Error, what, fix));
         }
-        // Nothing needs it yet, so it stops nobody; but who has written it wants to hear.
-        let key = Some(&pair.key_file).filter(|file| file.exists() || loaded.places.contains_key("pair.key_file"));
-        if let Some(SecretError { what, fix }) = key.and_then(|file| read_pair_key(file).err()) {
-            note("pair.key_file", (Severity::Warning, what, fix));
+        if let Err(SecretError { what, fix }) = read_pair_key(&pair.key_file) {
+            note("pair.key_file", (Severity::Error, what, fix));
         }
     }
     for input in &loaded.config.inputs {

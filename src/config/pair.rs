@@ -55,14 +55,12 @@ pub struct Pair {
     pub nodes: [PairNode; 2],
     /// Which of them this machine is; 0 in a file that is only looked at, on a machine that is neither.
     pub own: usize,
-    /// File of the key that both nodes share: 32 random bytes in base64. Checked; nothing uses it before the mirror does.
-    /// Default `pair.key` beside the configuration file.
+    /// File of the key that both nodes share: 32 random bytes in base64; by it they know each other. Default `pair.key`
+    /// beside the configuration file.
     pub key_file: PathBuf,
-    /// Port of the nodes' addresses between them. UDP: whether the other's process lives. TCP: the mirror's, not yet used.
-    /// Default 8514.
+    /// Port of the nodes' addresses between them. UDP: whether the other's process lives. TCP: the pair link. Default 8514.
     pub port: u16,
-    /// What one copy is worth when the peer is away; nothing uses it before the mirror does. Default
-    /// [`PeerLoss::Degrade`].
+    /// What one copy is worth when the peer is away. Default [`PeerLoss::Degrade`].
     pub on_peer_loss: PeerLoss,
 }
 
@@ -224,14 +222,7 @@ pub(super) fn pair(
     let mut port = 8514;
     table.set("port", &mut port, |value| value.number(1..=u32::from(u16::MAX)).and_then(|port| port.try_into().ok()));
     let mut on_peer_loss = PeerLoss::Degrade;
-    table.set("on_peer_loss", &mut on_peer_loss, |value| {
-        let choice = value.choice()?;
-        if choice == PeerLoss::Stop {
-            let what = "\"stop\" has no effect yet: this version keeps one copy of a message, with or without the peer";
-            value.warning(what, "write \"degrade\" until the release with the mirror");
-        }
-        Some(choice)
-    });
+    table.set("on_peer_loss", &mut on_peer_loss, Value::choice);
     for (key, name) in [
         ("pair.auth_pass_file", "auth_pass_file"),
         ("pair.key_file", "key_file"),

@@ -171,15 +171,14 @@ fn two_families_move_together_and_only_over_version_3_and_multicast() {
 }
 
 #[test]
-fn whoever_expects_two_copies_is_told_that_there_is_one() {
-    let silent = file("").replace("[journal]\nacknowledge = \"durable\"\n", "");
-    let said =
-        "1:1: warning: this version moves the addresses, and mirrors nothing: what is acknowledged is on one disk";
-    assert_eq!(wrong(&silent), [said]);
-    let asked = file("").replace("\"durable\"", "\"replicated\"");
-    assert_eq!(wrong(&asked), ["7:15: error: `acknowledge` cannot be \"replicated\" yet: nothing is mirrored"]);
-    let stop = "5:16: warning: `on_peer_loss` \"stop\" has no effect yet: this version keeps one copy of a message, with or without the peer";
-    assert_eq!(wrong(&file("on_peer_loss = \"stop\"")), [stop]);
+fn with_a_pair_acknowledged_means_on_both_disks_unless_told_otherwise() {
+    let acknowledge =
+        |text: &str| read_on(text, host(&["192.0.2.11"])).map(|loaded| loaded.config.journal.acknowledge).ok();
+    let silent = file("").replace("[journal]\nacknowledge = \"durable\"\n", "[journal]\n");
+    assert_eq!(acknowledge(&silent), Some(Acknowledge::Replicated));
+    assert_eq!(acknowledge(&silent.replace("[journal]\n", "")), Some(Acknowledge::Replicated), "without the table");
+    assert_eq!(acknowledge(&file("")), Some(Acknowledge::Durable));
+    assert_eq!(pair(&file("on_peer_loss = \"stop\"")).on_peer_loss, PeerLoss::Stop);
 }
 
 #[test]

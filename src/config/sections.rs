@@ -175,16 +175,18 @@ fn top_level(findings: &Findings<'_>, root: Table<'_>, config: &mut Config, spot
 }
 
 fn journal(table: Table<'_>, journal: &mut Journal, spots: &mut Spots) {
+    let is_pair = spots.places.contains_key("pair");
+    if is_pair {
+        journal.acknowledge = Acknowledge::Replicated;
+    }
     table.set("max_size", &mut journal.max_size, |value| value.size(4 * MIB..=1 << 50));
     table.set("segment_size", &mut journal.segment_size, |value| value.size(MIB..=4 * GIB));
     table.set("commit_interval", &mut journal.commit_interval, |value| value.duration(Duration::ZERO..=10 * SECOND));
     table.set("when_full", &mut journal.when_full, Value::choice);
     table.set("acknowledge", &mut journal.acknowledge, |value| {
         let acknowledge = value.choice()?;
-        if acknowledge == Acknowledge::Replicated {
-            let why =
-                if spots.places.contains_key("pair") { "yet: nothing is mirrored" } else { "on a node without a pair" };
-            value.error(format!("cannot be \"replicated\" {why}"), "write \"durable\"");
+        if acknowledge == Acknowledge::Replicated && !is_pair {
+            value.error("cannot be \"replicated\" on a node without a pair", "write \"durable\"");
             return None;
         }
         Some(acknowledge)

@@ -67,7 +67,10 @@ const MEANT: [(&str, &str); 30] = [
 ];
 
 /// Reads `"100ms"`, `"5s"`, `"2min"`, `"1h"`, `"7d"`; also `us` and `ns`.
-pub(super) fn duration(text: &str) -> Result<Duration, Invalid> {
+///
+/// # Errors
+/// What is wrong with it, and how to write it.
+pub fn duration(text: &str) -> Result<Duration, Invalid> {
     quantity(text, "a duration", &DURATIONS, "10s").map(Duration::from_nanos)
 }
 

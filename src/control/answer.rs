@@ -17,8 +17,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::health::Health;
 use super::tail::{self, Wanted};
-use super::{FailOverRefused, ReloadRefused, Request, Unmoved};
+use super::{DrainRefused, DrainWish, FailOverRefused, ReloadRefused, Request, Unmoved};
 use crate::exposition;
+use crate::proto::drain::Until;
 use crate::status::Observed;
 
 /// The body of an answer: all at once, or piece by piece.
@@ -70,6 +71,17 @@ impl Face {
                 self.fail_over(force, who).await
             } else {
                 not_allowed("POST")
+            };
+        }
+        if matches!(path, "/drain" | "/undrain") && self.control.is_some() {
+            let path = path.to_owned();
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            return match (request.method(), path.as_str()) {
+                (&Method::POST, "/drain") => self.drain(&query, who).await,
+                (&Method::GET, "/drain") => self.drain_report().await,
+                (&Method::POST, _) => self.undrain(who).await,
+                (_, "/drain") => not_allowed("GET, POST"),
+                _ => not_allowed("POST"),
             };
         }
         let is_head = request.method() == Method::HEAD;
@@ -148,6 +160,40 @@ impl Face {
         }
     }
 
+    /// Asks the daemon's main loop; `None` if it is busy or stops.
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+        let (reply, outcome) = oneshot::channel();
+        self.control.as_ref()?.requests.try_send(request(reply)).ok()?;
+        outcome.await.ok()
+    }
+
+    async fn drain(&self, query: &str, who: &str) -> Answer {
+        let wish = match drain_wish(query) {
+            Ok(wish) => wish,
+            Err(why) => return plain(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        tracing::info!(by = who, ?wish, "drain requested");
+        match self.ask(|reply| Request::Drain { wish, reply }).await {
+            Some(Ok(report)) => json(StatusCode::ACCEPTED, &report),
+            Some(Err(refused)) => json(StatusCode::CONFLICT, &refused),
+            None => busy(),
+        }
+    }
+
+    async fn drain_report(&self) -> Answer {
+        let report = self.ask(|reply| Request::DrainReport { reply }).await;
+        report.map_or_else(busy, |report| json(StatusCode::OK, &report))
+    }
+
+    async fn undrain(&self, who: &str) -> Answer {
+        tracing::info!(by = who, "undrain requested");
+        match self.ask(|reply| Request::Undrain { reply }).await {
+            Some(Ok(())) => json(StatusCode::OK, &serde_json::json!({ "v": 1, "ok": true })),
+            Some(Err(refused)) => json(StatusCode::CONFLICT, &refused),
+            None => busy(),
+        }
+    }
+
     fn tail(&self, query: &str) -> Answer {
         let Some(control) = &self.control else { return plain(StatusCode::NOT_FOUND, "not found\n".to_owned()) };
         let wanted = match wanted(query) {
@@ -161,6 +207,28 @@ impl Face {
         let body = Pieces { receiver: tail::start(&self.observed, wanted), _permit: permit };
         with_type(StatusCode::OK, "application/x-ndjson", body.boxed_unsync())
     }
+}
+
+fn busy() -> Answer {
+    let reason = "the daemon is busy or stopping; try again".to_owned();
+    json(StatusCode::SERVICE_UNAVAILABLE, &DrainRefused { reason })
+}
+
+fn drain_wish(query: &str) -> Result<DrainWish, String> {
+    let mut wish = DrainWish::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "1")) {
+            ("until", "handover") => wish.until = Some(Until::Handover),
+            ("until", "empty") => wish.until = Some(Until::Empty),
+            ("deadline", seconds) => {
+                let seconds = seconds.parse().ok().filter(|seconds| (0.0..=86_400.0).contains(seconds));
+                wish.deadline = Some(Duration::from_secs_f64(seconds.ok_or("deadline is in seconds, a day at most")?));
+            }
+            ("force", value) => wish.force = value == "1",
+            (other, _) => return Err(format!("unknown parameter {other:?}: there are until, deadline and force")),
+        }
+    }
+    Ok(wish)
 }
 
 fn wanted(query: &str) -> Result<Wanted, String> {

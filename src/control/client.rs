@@ -15,7 +15,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-use super::{FailOverRefused, ReloadRefused, ReloadReport};
+use super::{DrainRefused, DrainReport, FailOverRefused, ReloadRefused, ReloadReport};
 use crate::status::Status;
 
 /// Longest time for an answer, except of a reload and of a tail.
@@ -98,6 +98,32 @@ impl Client {
     pub async fn fail_over(&self, force: bool) -> Result<Result<(), FailOverRefused>, ClientError> {
         let path = if force { "/failover?force=1" } else { "/failover" };
         let (status, body) = self.ask(Method::POST, path, TIMEOUT).await?;
+        if status == StatusCode::OK { Ok(Ok(())) } else { decode(&body).map(Err) }
+    }
+
+    /// Begins a drain, with the parameters of `POST /drain`; the inner error says why there is none.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn drain(&self, query: &str) -> Result<Result<DrainReport, DrainRefused>, ClientError> {
+        let (status, body) = self.ask(Method::POST, &format!("/drain?{query}"), TIMEOUT).await?;
+        if status == StatusCode::ACCEPTED { decode(&body).map(Ok) } else { decode(&body).map(Err) }
+    }
+
+    /// How the drain stands.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn drain_report(&self) -> Result<DrainReport, ClientError> {
+        self.json("/drain").await
+    }
+
+    /// Ends the drained state; the inner error says why not.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn undrain(&self) -> Result<Result<(), DrainRefused>, ClientError> {
+        let (status, body) = self.ask(Method::POST, "/undrain", TIMEOUT).await?;
         if status == StatusCode::OK { Ok(Ok(())) } else { decode(&body).map(Err) }
     }
 

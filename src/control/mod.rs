@@ -12,6 +12,9 @@
 //! | `GET /active` | 200 on the node that serves, else 503 | yes |
 //! | `GET /tail?limit=N&input=NAME&raw=1` | messages as JSON lines, as long as the client stays | no |
 //! | `POST /failover?force=1` | 200, 409 [`FailOverRefused`] | no |
+//! | `POST /drain?until=handover&deadline=SECONDS&force=1` | 202 [`DrainReport`], 409 [`DrainRefused`] | no |
+//! | `GET /drain` | 200 [`DrainReport`] | no |
+//! | `POST /undrain` | 200, 409 [`DrainRefused`] | no |
 //! | `POST /reload` | 200 [`ReloadReport`], 422 [`ReloadRefused`] | no |
 //!
 //! - `server`: the socket and its connections. `client`: the other end. `answer`: the table above. `serve`: one
@@ -27,8 +30,13 @@ mod tail;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
+
+use crate::proto::drain::{self, Until};
+use crate::receipt::Receipt;
 
 /// Most requests that wait for the daemon's main loop.
 pub const REQUESTS_MAX: usize = 16;
@@ -48,6 +56,58 @@ pub enum Request {
         /// Gets the outcome.
         reply: oneshot::Sender<Result<(), FailOverRefused>>,
     },
+    /// Begin a drain.
+    Drain {
+        /// How.
+        wish: DrainWish,
+        /// Gets how it stands; a drain that is under way goes on.
+        reply: oneshot::Sender<Result<DrainReport, DrainRefused>>,
+    },
+    /// Say how the drain stands.
+    DrainReport {
+        /// Gets it.
+        reply: oneshot::Sender<DrainReport>,
+    },
+    /// Serve again.
+    Undrain {
+        /// Gets the outcome.
+        reply: oneshot::Sender<Result<(), DrainRefused>>,
+    },
+}
+
+/// How to drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DrainWish {
+    /// When it is over. Default [`Until::Empty`].
+    pub until: Option<Until>,
+    /// When it is over at the latest, from now on. Default 10 min.
+    pub deadline: Option<Duration>,
+    /// Also if the peer cannot take over.
+    pub force: bool,
+}
+
+/// How a drain stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// Its stage; `null` if there is none.
+    pub stage: Option<drain::Stage>,
+    /// Whether there is nothing more to wait for.
+    pub is_over: bool,
+    /// Why the last one was called off.
+    pub failure: Option<String>,
+    /// Seconds since it began.
+    pub seconds: f64,
+    /// Messages of this node's journal that are not delivered yet.
+    pub left: u64,
+    /// What it came to.
+    pub receipt: Option<Receipt>,
+}
+
+/// Why there is no drain, or no end of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainRefused {
+    /// In one line.
+    pub reason: String,
 }
 
 /// What a reload changed.

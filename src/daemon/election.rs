@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::RunError;
 use crate::config::{Config, HookEvent, read_password};
@@ -15,6 +16,7 @@ use crate::events::{Event, Events};
 use crate::hooks::{self, Hooks};
 use crate::journal;
 use crate::metrics::VrrpMetrics;
+use crate::pair;
 use crate::proto::node::{Fault, Report};
 use crate::proto::vrrp::virtual_router::Cause;
 use crate::status::{Elected, HEARTBEAT_MAX, Observed};
@@ -59,12 +61,17 @@ impl Unattended {
         Ok(Some((Unattended { vip, notices }, elected)))
     }
 
-    /// Begins to beat and to tell.
-    pub(super) fn attend(self, observed: &Arc<Observed>, data_dir: &Path, hooks: Hooks) -> Election {
+    /// Begins to beat and to tell, what the link has to say, too.
+    pub(super) fn attend(
+        self,
+        observed: &Arc<Observed>,
+        teller: Teller,
+        link: Option<mpsc::Receiver<pair::Notice>>,
+        aside: watch::Receiver<bool>,
+    ) -> Election {
         let Unattended { vip, notices } = self;
-        let teller = Teller { events: Events::of(data_dir), node: observed.node.to_string(), hooks };
-        let beat = tokio::spawn(beat(observed.clone(), vip.handle()));
-        let tell = tokio::spawn(teller.run(notices, vip.handle()));
+        let beat = tokio::spawn(beat(observed.clone(), vip.handle(), aside));
+        let tell = tokio::spawn(teller.run(notices, link, vip.handle()));
         Election { vip, beat, tell }
     }
 }
@@ -91,7 +98,7 @@ impl Election {
 }
 
 /// Says ten times a second that the daemon lives, and what is wrong with it.
-async fn beat(observed: Arc<Observed>, handle: Handle) {
+async fn beat(observed: Arc<Observed>, handle: Handle, mut aside: watch::Receiver<bool>) {
     let mut waiting_since = None;
     loop {
         let state = observed.journal.state().borrow().clone();
@@ -105,43 +112,107 @@ async fn beat(observed: Arc<Observed>, handle: Handle) {
             (Fault::JournalFull, waiting_since.is_some_and(|since| since.elapsed() > FULL_FOR)),
             (Fault::InputNotListening, !*observed.listening.borrow()),
             (Fault::DataPlaneStalled, observed.heartbeat_age() > HEARTBEAT_MAX),
+            (Fault::Drained, *aside.borrow_and_update()),
         ];
         let present: Vec<Fault> = faults.into_iter().filter(|(_, present)| *present).map(|(fault, _)| fault).collect();
         handle.beat(&present);
-        tokio::time::sleep(BEAT).await;
+        // Early if it is to step aside; whoever could say so may have gone.
+        let _ = timeout(BEAT, aside.changed()).await;
     }
 }
 
+/// What a node is in the election.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Role {
+    /// Since when it has been the active one, if it is.
+    pub(super) active_since: Option<Instant>,
+    /// Whether it would take the addresses if they were free.
+    pub(super) is_backup: bool,
+}
+
 /// Whom what happens is told to.
-struct Teller {
+pub(super) struct Teller {
     events: Events,
     node: String,
     hooks: Hooks,
+    role: watch::Sender<Role>,
 }
 
 impl Teller {
-    /// Tells the log, the hooks and the events file, until the thread has ended.
-    async fn run(mut self, mut notices: mpsc::Receiver<Notice>, handle: Handle) {
-        while let Some(notice) = notices.recv().await {
+    /// Tells the events file of this data directory, these hooks, and whoever looks at `role`.
+    pub(super) fn new(observed: &Observed, data_dir: &Path, hooks: Hooks, role: watch::Sender<Role>) -> Teller {
+        Teller { events: Events::of(data_dir), node: observed.node.to_string(), hooks, role }
+    }
+
+    /// Tells until the thread has ended.
+    async fn run(
+        mut self,
+        mut notices: mpsc::Receiver<Notice>,
+        mut link: Option<mpsc::Receiver<pair::Notice>>,
+        handle: Handle,
+    ) {
+        loop {
+            let of_link = async {
+                match &mut link {
+                    Some(link) => link.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let notice = tokio::select! {
+                notice = notices.recv() => match notice {
+                    Some(notice) => notice,
+                    None => return,
+                },
+                notice = of_link => {
+                    match notice {
+                        Some(notice) => match self.write(SystemTime::now(), event_of_link(notice)).await {
+                            Some(back) => self = back,
+                            None => return,
+                        },
+                        None => link = None,
+                    }
+                    continue;
+                }
+            };
             log(&notice.what);
+            if let Happened::Node(Report::Became { state, .. }) = &notice.what {
+                let active_since = (*state == "Master").then(Instant::now);
+                self.role.send_replace(Role { active_since, is_backup: *state == "Backup" });
+            }
             if let Some((kind, cause)) = role_of(&notice.what) {
                 let (at, cause, priority) = (notice.at, cause.as_str().to_owned(), handle.view().priority);
                 self.hooks.tell(hooks::Event { kind, at, cause, priority });
             }
-            let Some((event, cause)) = event_of(&notice.what) else { continue };
-            let at = DateTime::<Utc>::from(notice.at).to_rfc3339_opts(SecondsFormat::Micros, true);
-            let event = Event { v: 1, at, node: self.node.clone(), event: event.to_owned(), cause };
-            // The disk may take its time; the election does not wait for it.
-            let written = tokio::task::spawn_blocking(move || {
-                let outcome = self.events.append(&event);
-                (self, outcome)
-            });
-            let Ok((back, outcome)) = written.await else { return };
-            self = back;
-            if let Err(error) = outcome {
-                tracing::warn!(%error, "cannot write to the events file");
+            let Some(event) = event_of(&notice.what) else { continue };
+            match self.write(notice.at, event).await {
+                Some(back) => self = back,
+                None => return,
             }
         }
+    }
+
+    /// Writes an event. The disk may take its time; the election does not wait for it.
+    async fn write(mut self, at: SystemTime, (event, cause): (&'static str, Option<String>)) -> Option<Teller> {
+        let at = DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Micros, true);
+        let event = Event { v: 1, at, node: self.node.clone(), event: event.to_owned(), cause };
+        let written = tokio::task::spawn_blocking(move || {
+            let outcome = self.events.append(&event);
+            (self, outcome)
+        });
+        let (back, outcome) = written.await.ok()?;
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "cannot write to the events file");
+        }
+        Some(back)
+    }
+}
+
+/// The event's name and cause.
+fn event_of_link(notice: pair::Notice) -> (&'static str, Option<String>) {
+    match notice {
+        pair::Notice::Connected => ("link_connected", None),
+        pair::Notice::Lost(why) => ("link_lost", Some(why)),
+        pair::Notice::RolledBack(what) => ("journal_rolled_back", Some(what)),
     }
 }
 

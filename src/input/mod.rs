@@ -402,6 +402,19 @@ impl Inputs {
         }
     }
 
+    /// Whether every task has come to its end after [`Inputs::quiesce`].
+    #[must_use]
+    pub fn have_ended(&self) -> bool {
+        let mut listeners = self.listeners.values().chain(&self.leaving);
+        listeners.all(|listener| listener.tasks.iter().all(JoinHandle::is_finished))
+    }
+
+    /// Forgets listeners whose tasks have ended, so that their places can be opened again.
+    pub fn clear(&mut self) {
+        self.listeners.retain(|_, listener| listener.tasks.iter().any(|task| !task.is_finished()));
+        self.leaving.retain(|listener| listener.tasks.iter().any(|task| !task.is_finished()));
+    }
+
     /// Waits for the tasks' end after [`Inputs::quiesce`].
     pub async fn join(&mut self) {
         for listener in std::mem::take(&mut self.listeners).into_values().chain(self.leaving.drain(..)) {

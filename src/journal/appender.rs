@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use super::Shared;
 use super::reader::Reader;
 use super::writer::Poisoned;
-use crate::proto::batch::BatchBuilder;
+use crate::proto::batch::{Batch, BatchBuilder, Stamp};
 use crate::proto::position::{Mark, Position};
 
 /// Bytes that may wait for the disk; beyond, inputs wait.
@@ -27,15 +27,63 @@ pub enum Refused {
     /// A write or a sync failed.
     #[error(transparent)]
     Poisoned(#[from] Poisoned),
+    /// It is not the next one of another node's journal.
+    #[error("a batch at position {at} came where {expected} was expected")]
+    OutOfPlace {
+        /// Where it stands.
+        at: Position,
+        /// Where the journal ends here.
+        expected: Position,
+    },
     /// The daemon is stopping.
     #[error("the journal is closed")]
     Closed,
 }
 
+/// What one place in the queue holds.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// What this node received: it becomes a batch where it stands.
+    Fresh(BatchBuilder),
+    /// A batch of another node's journal.
+    Sealed(Batch),
+    /// Nothing: the journal goes on behind a hole that ends here.
+    Hole,
+}
+
+impl Waiting {
+    /// Bytes that it has in the journal.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Waiting::Fresh(builder) => builder.len(),
+            Waiting::Sealed(batch) => batch.bytes().len(),
+            Waiting::Hole => 0,
+        }
+    }
+
+    /// Messages that it has.
+    pub(super) fn messages(&self) -> u32 {
+        match self {
+            Waiting::Fresh(builder) => builder.messages(),
+            Waiting::Sealed(batch) => batch.messages(),
+            Waiting::Hole => 0,
+        }
+    }
+
+    /// The batch that stands at `at`; `None` for a hole.
+    pub(super) fn seal(self, stamp: Stamp, at: Mark) -> Option<Batch> {
+        match self {
+            Waiting::Fresh(builder) => Some(builder.seal(stamp, at)),
+            Waiting::Sealed(batch) => Some(batch),
+            Waiting::Hole => None,
+        }
+    }
+}
+
 /// What waits for the journal's thread.
 #[derive(Debug)]
 pub(super) struct Queue {
-    pub(super) waiting: VecDeque<(BatchBuilder, Mark)>,
+    pub(super) waiting: VecDeque<(Waiting, Mark)>,
     /// Bytes that were taken in and not written, with those that the thread has in its hands.
     pub(super) waiting_bytes: usize,
     /// When the first of `waiting` came.
@@ -98,17 +146,17 @@ impl Inbox {
         self.bell.notify_all();
     }
 
-    pub(super) fn push(&self, queue: &mut Queue, builder: BatchBuilder) -> Mark {
+    pub(super) fn push(&self, queue: &mut Queue, waiting: Waiting) -> Mark {
         let at = queue.end;
-        let length = builder.len();
+        let length = waiting.len();
         queue.end =
-            Mark { position: at.position.advance(length as u64), ordinal: at.ordinal + u64::from(builder.messages()) };
+            Mark { position: at.position.advance(length as u64), ordinal: at.ordinal + u64::from(waiting.messages()) };
         let before = queue.waiting_bytes;
         queue.waiting_bytes += length;
         if queue.waiting.is_empty() {
             queue.waiting_since = Instant::now();
         }
-        queue.waiting.push_back((builder, at));
+        queue.waiting.push_back((waiting, at));
         // The thread has to learn when something is due; what comes after that is no news until it is much.
         if queue.waiting.len() == 1 || (before < WRITE_BYTES && queue.waiting_bytes >= WRITE_BYTES) {
             self.bell.notify_one();
@@ -140,7 +188,7 @@ impl Appender {
             let mut queue = inbox.lock();
             if queue.refused.is_none() {
                 room.forget();
-                return Ok(inbox.push(&mut queue, builder));
+                return Ok(inbox.push(&mut queue, Waiting::Fresh(builder)));
             }
         }
         Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed))
@@ -150,6 +198,12 @@ impl Appender {
     #[must_use]
     pub fn reader(&self, at: Position) -> Reader {
         Reader::new(self.shared.clone(), at)
+    }
+
+    /// How far the journal may be acknowledged to senders: what `journal.acknowledge` means.
+    #[must_use]
+    pub fn promised(&self) -> watch::Receiver<Mark> {
+        self.shared.promised.subscribe()
     }
 
     /// How far the journal is safe on this node's disk.

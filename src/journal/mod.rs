@@ -41,8 +41,9 @@ pub use storage::{FileStorage, Storage};
 pub use writer::{Limits, Poisoned};
 
 use crate::proto::batch::{Batch, Stamp};
+use crate::proto::pair::promise::{Acknowledge, Promise};
 use crate::proto::position::{Incarnation, JournalId, Mark, NodeName, Position};
-use appender::Inbox;
+use appender::{Inbox, Waiting};
 use index::Index;
 use segment::{Found, Scan};
 use thread::{Heartbeat, Thread};
@@ -69,6 +70,8 @@ pub struct Settings {
     pub commit_interval: Duration,
     /// What happens at the largest size.
     pub when_full: WhenFull,
+    /// What an acknowledgement to a sender means.
+    pub acknowledge: Acknowledge,
 }
 
 /// Whether the journal takes messages.
@@ -133,6 +136,9 @@ pub(crate) struct Shared {
     index: Arc<Index>,
     inbox: Inbox,
     durable: watch::Sender<Mark>,
+    promise: Mutex<Promise>,
+    promised: watch::Sender<Mark>,
+    replicated: watch::Sender<Mark>,
     state: watch::Sender<State>,
     cursors: Mutex<BTreeMap<String, Cursor>>,
     counters: Counters,
@@ -171,6 +177,16 @@ impl Shared {
             *durable = mark.max(*durable);
             moved
         });
+        self.promise(|promise| promise.set_durable(mark));
+    }
+
+    /// Changes what the promise depends on, and publishes what it is then.
+    fn promise(&self, change: impl FnOnce(&mut Promise)) {
+        let mut promise = self.promise.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut promise);
+        let (promised, replicated) = (promise.promised(), promise.replicated());
+        self.replicated.send_if_modified(|mark| std::mem::replace(mark, replicated) != replicated);
+        self.promised.send_if_modified(|mark| std::mem::replace(mark, promised) != promised);
     }
 
     fn marks(&self) -> BTreeMap<String, Mark> {
@@ -242,6 +258,9 @@ impl Journal {
             index: writer.index().clone(),
             inbox: Inbox::new(recovered.end),
             durable: watch::Sender::new(recovered.end),
+            promise: Mutex::new(Promise::new(settings.acknowledge, recovered.end)),
+            promised: watch::Sender::new(recovered.end),
+            replicated: watch::Sender::default(),
             state: watch::Sender::default(),
             cursors: Mutex::default(),
             counters: Counters::default(),
@@ -281,6 +300,76 @@ impl Journal {
     #[must_use]
     pub fn appender(&self) -> Appender {
         Appender { shared: self.shared.clone() }
+    }
+
+    /// Takes batches of the node that writes this journal, as they come over the pair link. They follow each other and
+    /// what is here; of a hole before the first one the journal knows by [`skip_to`](Journal::skip_to). What is here
+    /// already, on its way to the disk when a new connection asked how far it is, is not taken twice.
+    ///
+    /// # Errors
+    /// [`Refused`]; the batches before it are kept.
+    pub async fn take(&self, batches: Vec<Batch>) -> Result<(), Refused> {
+        let inbox = &self.shared.inbox;
+        for batch in batches {
+            if let Ok(room) = inbox.room.acquire_many(appender::permits(batch.bytes().len())).await {
+                let mut queue = inbox.lock();
+                if batch.end().position <= queue.end.position {
+                    continue;
+                }
+                if batch.start() != queue.end {
+                    return Err(Refused::OutOfPlace { at: batch.start().position, expected: queue.end.position });
+                }
+                if queue.refused.is_none() {
+                    room.forget();
+                    inbox.push(&mut queue, Waiting::Sealed(batch));
+                    continue;
+                }
+            }
+            return Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed));
+        }
+        Ok(())
+    }
+
+    /// Says that nothing before `to` will come. Positions behind the end of what is here stay empty for ever.
+    pub fn skip_to(&self, to: Mark) {
+        let mut queue = self.shared.inbox.lock();
+        if to.position > queue.end.position && queue.refused.is_none() {
+            queue.end = to;
+            self.shared.inbox.push(&mut queue, Waiting::Hole);
+        }
+    }
+
+    /// How far the journal is safe on this node's disk.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<Mark> {
+        self.shared.durable.subscribe()
+    }
+
+    /// How far the journal is safe on the other node's disk, as far as is known. A peer with a new disk has less of it.
+    #[must_use]
+    pub fn replicated(&self) -> watch::Receiver<Mark> {
+        self.shared.replicated.subscribe()
+    }
+
+    /// The other node is there, and its copy of this journal ends at `mark`.
+    pub fn peer_came(&self, mark: Mark) {
+        self.shared.promise(|promise| promise.peer_came(mark));
+    }
+
+    /// Its copy ends at `mark` now.
+    pub fn set_replicated(&self, mark: Mark) {
+        self.shared.promise(|promise| promise.set_replicated(mark));
+    }
+
+    /// The other node is away.
+    pub fn peer_left(&self) {
+        self.shared.promise(Promise::peer_left);
+    }
+
+    /// What was promised to senders, and what of it depends on the other node.
+    #[must_use]
+    pub fn promise(&self) -> Promise {
+        self.shared.promise.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A reader from `at` on, which must be where a batch starts: a cursor, or [`Progress::durable`].
@@ -327,6 +416,18 @@ impl Journal {
     /// Forgets an output: nothing is kept for it any more.
     pub fn retire_cursor(&self, output: &str) {
         self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(output);
+    }
+
+    /// Takes note of what the other node's outputs have delivered of this journal. Outputs that this node does not have
+    /// count for nothing here.
+    pub fn delivered_elsewhere(&self, outputs: &BTreeMap<String, Mark>) {
+        // A mark beyond what is here is about batches that are still on their way here: they need not be delivered again.
+        let cursors = self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, mark) in outputs {
+            if let Some(cursor) = cursors.get(name) {
+                cursor.advance(*mark);
+            }
+        }
     }
 
     /// What every output has delivered, by name. Unlike [`cursor`](Journal::cursor) it makes none: for looking on.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::appender::{WRITE_BYTES, permits};
+use super::appender::{WRITE_BYTES, Waiting, permits};
 use super::cursors::{self, Saved};
 use super::writer::{AppendError, Poisoned, Writer};
 use super::{Shared, State, WhenFull};
@@ -32,6 +32,8 @@ pub(super) struct Thread {
     uncommitted_since: Option<Instant>,
     /// When the oldest of `batches` was taken in.
     gathered_since: Instant,
+    /// Where the journal goes on behind a hole, once what was gathered before is written.
+    hole: Option<Mark>,
     next_tick: Instant,
     started: Instant,
     tick_failed: bool,
@@ -59,6 +61,7 @@ impl Thread {
             batches: VecDeque::new(),
             uncommitted_since: None,
             gathered_since: now,
+            hole: None,
             next_tick: now,
             started: now,
             tick_failed: false,
@@ -129,19 +132,32 @@ impl Thread {
         let mut bytes = 0;
         let mut taken = Vec::new();
         while bytes < GATHER_BYTES
-            && let Some((builder, at)) = queue.waiting.pop_front()
+            && let Some((waiting, at)) = queue.waiting.pop_front()
         {
-            bytes += builder.len();
-            taken.push((builder, at));
+            if matches!(waiting, Waiting::Hole) {
+                // Alone, so that everything before it is written by then.
+                if taken.is_empty() {
+                    self.hole = Some(at);
+                } else {
+                    queue.waiting.push_front((waiting, at));
+                }
+                break;
+            }
+            bytes += waiting.len();
+            taken.push((waiting, at));
         }
         drop(queue);
         let stamp = self.shared.stamp;
-        self.batches.extend(taken.into_iter().map(|(builder, at)| builder.seal(stamp, at)));
+        self.batches.extend(taken.into_iter().filter_map(|(waiting, at)| waiting.seal(stamp, at)));
         true
     }
 
     /// Writes what was gathered, waiting as long as there is no room for it; false if it was given up.
     fn write(&mut self) -> Result<bool, Poisoned> {
+        if let Some(end) = self.hole.take() {
+            self.commit()?;
+            self.shared.publish_durable(self.writer.skip_to(end)?);
+        }
         while !self.batches.is_empty() {
             let before = self.writer.appended();
             let sizes: Vec<usize> = self.batches.iter().map(|batch| batch.bytes().len()).collect();
@@ -234,7 +250,7 @@ impl Thread {
             let inbox = &self.shared.inbox;
             let mut queue = inbox.lock();
             self.gaps.push_back(Gap { at: queue.end.position, dropped, from });
-            inbox.push(&mut queue, builder);
+            inbox.push(&mut queue, Waiting::Fresh(builder));
         }
         Ok(true)
     }
@@ -319,7 +335,7 @@ impl Thread {
         queue.waiting_bytes = 0;
         drop(queue);
         let gathered: u32 = self.batches.drain(..).map(|batch| batch.messages()).sum();
-        let messages = waiting.iter().map(|(builder, _)| builder.messages()).sum::<u32>() + gathered;
+        let messages = waiting.iter().map(|(waiting, _)| waiting.messages()).sum::<u32>() + gathered;
         if messages > 0 {
             tracing::error!(messages, "received messages could not be written before the stop");
             self.shared.counters.abandoned_messages.inc_by(messages.into());

@@ -231,6 +231,21 @@ impl Writer {
         Ok(self.durable)
     }
 
+    /// Goes on at `to`, behind positions that will never be written: the next batch begins a segment there. A place that
+    /// is not ahead changes nothing. Returns how far everything is safe.
+    ///
+    /// # Errors
+    /// [`Poisoned`], as [`commit`](Writer::commit).
+    pub fn skip_to(&mut self, to: Mark) -> Result<Mark, Poisoned> {
+        self.commit()?;
+        if to.position > self.appended.position {
+            self.appended = to;
+            self.durable = to;
+            self.open = false;
+        }
+        Ok(self.durable)
+    }
+
     fn sync_or_poison(&mut self, sync: impl FnOnce(&dyn Storage) -> io::Result<()>) -> Result<(), Poisoned> {
         sync(&*self.storage).map_err(|error| self.poison(SYNC, &error))
     }

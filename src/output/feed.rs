@@ -6,16 +6,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
+use super::Wish;
 use crate::journal::{Cursor, Read, Reader, SkipCause};
 use crate::metrics::OutputMetrics;
 use crate::proto::batch::Batch;
 use crate::proto::envelope::Timestamp;
 use crate::proto::position::Mark;
 
-/// One output's view of the journal.
+/// One output's view of a journal.
 #[derive(Debug)]
 pub struct Feed {
     reader: Reader,
+    wish: watch::Receiver<Wish>,
+    /// Whether the journal is the one that this node writes.
+    is_own: bool,
     cursor: Cursor,
     metrics: Arc<OutputMetrics>,
     /// Read ahead of its time, to know how old the oldest undelivered message is while there is no destination.
@@ -31,16 +37,30 @@ pub struct Feed {
 impl Feed {
     /// A feed that starts at the cursor.
     #[must_use]
-    pub fn new(mut reader: Reader, cursor: Cursor, metrics: Arc<OutputMetrics>) -> Feed {
+    pub(super) fn new(
+        mut reader: Reader,
+        is_own: bool,
+        cursor: Cursor,
+        metrics: Arc<OutputMetrics>,
+        wish: watch::Receiver<Wish>,
+    ) -> Feed {
         let start = cursor.mark();
         reader.seek(start.position);
         let expected = start.ordinal;
-        Feed { reader, cursor, metrics, held: None, pending: VecDeque::new(), expected, missing: None }
+        Feed { reader, wish, is_own, cursor, metrics, held: None, pending: VecDeque::new(), expected, missing: None }
+    }
+
+    /// Whether the rest is left to the other node.
+    fn is_left(&self) -> bool {
+        *self.wish.borrow() == Wish::Leave
     }
 
     /// The next batches, in order. Waits for some; cancelling loses nothing.
     pub async fn next(&mut self) -> Vec<Batch> {
         self.peek().await;
+        if self.is_left() {
+            std::future::pending::<()>().await;
+        }
         let batches = self.held.take().unwrap_or_default();
         self.pending.extend(batches.iter().map(|batch| (batch.end(), batch.first_received())));
         batches
@@ -53,7 +73,7 @@ impl Feed {
                 Read::Batches(batches) => {
                     self.count_missing(&batches);
                     if self.pending.is_empty() {
-                        self.metrics.set_oldest_undelivered(batches.first().map(Batch::first_received));
+                        self.metrics.set_oldest_undelivered(self.is_own, batches.first().map(Batch::first_received));
                     }
                     self.held = Some(batches);
                 }
@@ -87,7 +107,7 @@ impl Feed {
         }
         self.cursor.advance(mark);
         let held = self.held.as_ref().and_then(|batches| batches.first()).map(Batch::first_received);
-        self.metrics.set_oldest_undelivered(self.pending.front().map(|(_, received)| *received).or(held));
+        self.metrics.set_oldest_undelivered(self.is_own, self.pending.front().map(|(_, received)| *received).or(held));
     }
 
     /// Goes back to the cursor: what was given out and has not arrived is given out again.
@@ -101,10 +121,10 @@ impl Feed {
         }
     }
 
-    /// Whether everything that is durable was given out.
+    /// Whether everything that is durable was given out, or the rest is not to be.
     #[must_use]
     pub fn is_at_end(&self) -> bool {
-        self.held.is_none() && self.reader.position() >= self.reader.end().position
+        self.is_left() || self.held.is_none() && self.reader.position() >= self.reader.end().position
     }
 
     /// What this output counts.

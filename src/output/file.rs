@@ -23,19 +23,19 @@ use crate::proto::envelope::Timestamp;
 const LOOK_BACK_BYTES: u64 = 64 * 1024;
 
 /// The file output: what to write where, and the thread-bound side that does it.
+#[derive(Debug)]
 pub struct File {
     pattern: PathPattern,
-    encoder: Encoder,
     writer: Option<Writer>,
     path: PathBuf,
 }
 
 impl File {
-    /// Writes to `settings.path` as `encoder` makes the lines.
+    /// Writes to `settings.path`.
     #[must_use]
-    pub fn new(settings: FileOutput, encoder: Encoder) -> File {
+    pub fn new(settings: FileOutput) -> File {
         let path = PathBuf::from(settings.path.as_str());
-        File { pattern: settings.path, encoder, writer: Some(Writer { rotate: settings.rotate, open: None }), path }
+        File { pattern: settings.path, writer: Some(Writer { rotate: settings.rotate, open: None }), path }
     }
 
     /// The file in use, or the pattern before the first message.
@@ -44,7 +44,7 @@ impl File {
         &self.path
     }
 
-    pub(super) async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+    pub(super) async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
         let mut delivered = Delivered::default();
         let mut parts: Vec<(PathBuf, Vec<u8>)> = Vec::new();
         let (mut second, mut waiting) = (None, 0);
@@ -57,11 +57,11 @@ impl File {
                     parts.push((path, Vec::new()));
                 }
             }
-            let (mut left, mut more) = (self.encoder.begin(envelope), true);
+            let (mut left, mut more) = (encoder.begin(envelope), true);
             while more {
                 let (_, lines) = parts.last_mut().expect("the first message made one");
                 let before = lines.len();
-                more = self.encoder.encode_some(&mut left, lines, |_| delivered.messages += 1);
+                more = encoder.encode_some(&mut left, lines, |_| delivered.messages += 1);
                 waiting += lines.len() - before;
                 if waiting >= PIECE_BYTES {
                     delivered.bytes += std::mem::take(&mut waiting) as u64;
@@ -105,11 +105,13 @@ impl File {
 }
 
 /// The blocking side.
+#[derive(Debug)]
 struct Writer {
     rotate: Rotate,
     open: Option<Open>,
 }
 
+#[derive(Debug)]
 struct Open {
     path: PathBuf,
     file: Handle,

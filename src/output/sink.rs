@@ -2,17 +2,18 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
 use super::Life;
-use super::encode::Encoder;
+use super::encode::{Delimiter, Encoder, Format};
 use super::endpoint::{Backoff, resolve};
 use super::feed::Feed;
 use super::file::File;
 use super::filter::Filter;
-use crate::config::Target;
+use crate::config::{OutputKind, Target};
 use crate::proto::batch::Batch;
 
 /// Largest payload of a UDP datagram over IPv4; a longer message is cut there (RFC 5426, 3.2 allows it).
@@ -27,7 +28,11 @@ pub struct Delivered {
     pub bytes: u64,
 }
 
+/// Where a batch goes; its deliveries take turns.
+pub type Shared = tokio::sync::Mutex<Sink>;
+
 /// Where a batch goes.
+#[derive(Debug)]
 pub enum Sink {
     /// Syslog over UDP.
     Datagram(Datagram),
@@ -39,11 +44,11 @@ pub enum Sink {
 
 impl Sink {
     /// Delivers a batch whole, or says why not; then it is given again.
-    async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+    async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
         match self {
-            Sink::Datagram(datagram) => datagram.deliver(batch, filter).await,
-            Sink::File(file) => file.deliver(batch, filter).await,
-            Sink::Stdout(stdout) => stdout.deliver(batch, filter).await,
+            Sink::Datagram(datagram) => datagram.deliver(batch, encoder, filter).await,
+            Sink::File(file) => file.deliver(batch, encoder, filter).await,
+            Sink::Stdout(stdout) => stdout.deliver(batch, encoder, filter).await,
         }
     }
 
@@ -64,9 +69,26 @@ impl Sink {
     }
 }
 
-/// Delivers until the output's life ends.
-pub async fn run(mut sink: Sink, filter: Filter, mut backoff: Backoff, mut feed: Feed, mut life: Life) {
-    feed.metrics().set_connected(Some(sink.target()));
+/// How messages look in a sink of this kind.
+pub(super) fn looks(kind: &OutputKind) -> (Format, Delimiter) {
+    match kind {
+        OutputKind::Syslog(syslog) => (syslog.format.into(), Delimiter::Datagram),
+        OutputKind::File(file) => (file.format.into(), Delimiter::Line),
+        OutputKind::Stdout(stdout) => (stdout.format.into(), Delimiter::Line),
+        OutputKind::Forward(_) => (Format::Raw, Delimiter::Line),
+    }
+}
+
+/// Delivers until the delivery's life ends.
+pub async fn run(
+    sink: Arc<Shared>,
+    encoder: Encoder,
+    filter: Filter,
+    mut backoff: Backoff,
+    mut feed: Feed,
+    mut life: Life,
+) {
+    feed.metrics().set_connected(Some(sink.lock().await.target()));
     loop {
         if life.is_stopping() && feed.is_at_end() {
             return;
@@ -75,13 +97,16 @@ pub async fn run(mut sink: Sink, filter: Filter, mut backoff: Backoff, mut feed:
             batches = feed.next() => batches,
             over = life.turn() => if over { return } else { continue },
         };
-        match deliver(&mut sink, &filter, &batches, &mut feed).await {
+        // Until it is safe: what another delivery wrote beside it would be cut back with it.
+        let mut sink = sink.lock().await;
+        match deliver(&mut sink, &encoder, &filter, &batches, &mut feed).await {
             Ok(()) => {
                 backoff.reset();
                 feed.metrics().set_connected(Some(sink.target()));
             }
             Err(error) => {
                 let target = sink.target();
+                drop(sink);
                 if feed.metrics().connected() {
                     tracing::warn!(output = life.name(), target, %error, "cannot deliver; trying again");
                 }
@@ -99,10 +124,16 @@ pub async fn run(mut sink: Sink, filter: Filter, mut backoff: Backoff, mut feed:
     }
 }
 
-async fn deliver(sink: &mut Sink, filter: &Filter, batches: &[Batch], feed: &mut Feed) -> io::Result<()> {
+async fn deliver(
+    sink: &mut Sink,
+    encoder: &Encoder,
+    filter: &Filter,
+    batches: &[Batch],
+    feed: &mut Feed,
+) -> io::Result<()> {
     let mut delivered = Delivered::default();
     for batch in batches {
-        let Delivered { messages, bytes } = sink.deliver(batch, filter).await?;
+        let Delivered { messages, bytes } = sink.deliver(batch, encoder, filter).await?;
         delivered.messages += messages;
         delivered.bytes += bytes;
     }
@@ -118,9 +149,9 @@ async fn deliver(sink: &mut Sink, filter: &Filter, batches: &[Batch], feed: &mut
 
 /// Syslog over UDP (RFC 5426). What the kernel took counts as delivered: nobody will ever say more. A destination that
 /// answers "port unreachable" is an error, and the next one has its turn.
+#[derive(Debug)]
 pub struct Datagram {
     targets: Vec<Target>,
-    encoder: Encoder,
     socket: Option<UdpSocket>,
     current: usize,
     text: Vec<u8>,
@@ -131,12 +162,12 @@ pub struct Datagram {
 impl Datagram {
     /// Sends to the first of `targets` that does not refuse.
     #[must_use]
-    pub fn new(targets: Vec<Target>, encoder: Encoder) -> Datagram {
-        Datagram { targets, encoder, socket: None, current: 0, text: Vec::new(), ends: Vec::new() }
+    pub fn new(targets: Vec<Target>) -> Datagram {
+        Datagram { targets, socket: None, current: 0, text: Vec::new(), ends: Vec::new() }
     }
 
-    async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
-        let result = self.send(batch, filter).await;
+    async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+        let result = self.send(batch, encoder, filter).await;
         if result.is_err() {
             self.socket = None;
             self.current = (self.current + 1) % self.targets.len();
@@ -144,7 +175,7 @@ impl Datagram {
         result
     }
 
-    async fn send(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+    async fn send(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
         if self.socket.is_none() {
             let address = resolve(&self.targets[self.current]).await?[0];
             let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
@@ -155,12 +186,12 @@ impl Datagram {
         let socket = self.socket.as_ref().expect("just opened");
         let mut delivered = Delivered::default();
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
-            let mut left = self.encoder.begin(envelope);
+            let mut left = encoder.begin(envelope);
             let mut more = true;
             while more {
                 self.text.clear();
                 self.ends.clear();
-                more = self.encoder.encode_some(&mut left, &mut self.text, |end| self.ends.push(end));
+                more = encoder.encode_some(&mut left, &mut self.text, |end| self.ends.push(end));
                 let mut begin = 0;
                 for end in &self.ends {
                     let text = &self.text[begin..*end.min(&(begin + DATAGRAM_BYTES_MAX))];
@@ -176,22 +207,15 @@ impl Datagram {
 }
 
 /// Lines on the daemon's standard output.
-pub struct Stdout {
-    encoder: Encoder,
-}
+#[derive(Debug)]
+pub struct Stdout;
 
 impl Stdout {
-    /// Writes messages as `encoder` makes them.
-    #[must_use]
-    pub fn new(encoder: Encoder) -> Stdout {
-        Stdout { encoder }
-    }
-
-    async fn deliver(&mut self, batch: &Batch, filter: &Filter) -> io::Result<Delivered> {
+    async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
         let (mut lines, mut delivered) = (Vec::new(), Delivered::default());
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
-            let mut left = self.encoder.begin(envelope);
-            while self.encoder.encode_some(&mut left, &mut lines, |_| delivered.messages += 1) {
+            let mut left = encoder.begin(envelope);
+            while encoder.encode_some(&mut left, &mut lines, |_| delivered.messages += 1) {
                 delivered.bytes += write(std::mem::take(&mut lines)).await?;
             }
         }

@@ -4,9 +4,11 @@
 //! out. `tests/architecture.rs` holds that.
 
 pub mod batch;
+pub mod drain;
 pub mod envelope;
 pub mod forward;
 pub mod node;
+pub mod pair;
 pub mod position;
 pub mod render;
 pub mod stage;

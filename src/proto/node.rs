@@ -56,6 +56,8 @@ pub enum Fault {
     InputNotListening,
     /// The data plane does not move.
     DataPlaneStalled,
+    /// It is well, and drained.
+    Drained,
 }
 
 impl Fault {
@@ -69,6 +71,7 @@ impl Fault {
             Fault::JournalFull => "journal_full",
             Fault::InputNotListening => "input_not_listening",
             Fault::DataPlaneStalled => "data_plane_stalled",
+            Fault::Drained => "drained",
         }
     }
 }

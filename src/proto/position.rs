@@ -8,10 +8,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// Byte offset in a journal's endless stream. Never reused, never rewound; the difference of two is a number of bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position(pub u64);
 
 impl Position {
@@ -38,7 +39,7 @@ impl fmt::Display for Position {
 }
 
 /// A position and the number of messages before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Mark {
     /// Where.
     pub position: Position,
@@ -55,7 +56,8 @@ impl Mark {
 }
 
 /// The name of a node: 1 to 64 ASCII letters, digits, `.`, `-` or `_`, so that it can stand in an id, a file and a label.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct NodeName(Arc<str>);
 
 /// Longest node name, in bytes.
@@ -86,6 +88,20 @@ impl FromStr for NodeName {
     }
 }
 
+impl TryFrom<String> for NodeName {
+    type Error = InvalidNodeName;
+
+    fn try_from(text: String) -> Result<NodeName, InvalidNodeName> {
+        text.parse()
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(name: NodeName) -> String {
+        name.0.as_ref().to_owned()
+    }
+}
+
 impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -95,7 +111,7 @@ impl fmt::Display for NodeName {
 /// One life of a node's disk: milliseconds since the epoch when the journal was made, shown in hexadecimal.
 ///
 /// A node whose disk was wiped starts a new incarnation, so that a position never means two different messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Incarnation(pub u64);
 
 impl fmt::Display for Incarnation {
@@ -105,7 +121,7 @@ impl fmt::Display for Incarnation {
 }
 
 /// Which journal: the node that writes it, and the life of that node's disk. Positions compare only within one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JournalId {
     /// The one node that ever writes it.
     pub node: NodeName,

@@ -7,8 +7,14 @@ pub enum Stage {
     /// Inputs take messages, outputs deliver them.
     #[default]
     Serving,
+    /// The other node is asked to take over; nothing ends yet.
+    HandingOver,
     /// Inputs finish what is on its way to them and take nothing new; outputs go on.
     Quiescing,
+    /// Inputs have ended; what the journal holds reaches the other node and the destinations.
+    Flushing,
+    /// Everything is somewhere else.
+    Drained,
     /// Everything finishes what is in flight and ends.
     Stopping,
 }
@@ -19,7 +25,10 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Stage::Serving => "serving",
+            Stage::HandingOver => "handing_over",
             Stage::Quiescing => "quiescing",
+            Stage::Flushing => "flushing",
+            Stage::Drained => "drained",
             Stage::Stopping => "stopping",
         }
     }

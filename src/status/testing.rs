@@ -13,6 +13,7 @@ use crate::journal::{FileStorage, Journal, Limits, Settings, WhenFull};
 use crate::metrics::Metrics;
 use crate::proto::batch::BatchBuilder;
 use crate::proto::envelope::{Flags, Origin, Timestamp, Transport};
+use crate::proto::pair::promise::Acknowledge;
 use crate::proto::position::{Incarnation, Mark};
 use crate::proto::stage::Stage;
 
@@ -68,6 +69,7 @@ impl TestNode {
             limits: Limits { segment_size: 1 << 20, max_size: 16 << 20 },
             commit_interval: Duration::ZERO,
             when_full: WhenFull::Block,
+            acknowledge: Acknowledge::Durable,
         };
         let storage = Arc::new(FileStorage::open(&scratch.path().join("own")).unwrap());
         let node = "agg-a".parse().unwrap();
@@ -86,6 +88,7 @@ impl TestNode {
             faults: faults.subscribe(),
             reload: watch::channel(LastReload { successful: true, at: SystemTime::now() }).1,
             elected: None,
+            partnered: None,
         };
         TestNode { observed: Arc::new(observed), stage, listening, faults, scratch }
     }

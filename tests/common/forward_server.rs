@@ -21,6 +21,7 @@ use twinlog::proto::forward::handshake::{Security, Server};
 use twinlog::proto::forward::json::write_json;
 use twinlog::proto::forward::message::{Mode, Request, Scratch};
 use twinlog::proto::forward::scan::{Scanner, Step};
+use twinlog::proto::pair::promise::Acknowledge;
 use twinlog::proto::position::Incarnation;
 
 use super::wait_until_within;
@@ -302,6 +303,7 @@ pub fn journal(data_dir: &Path, name: &str, chunks: &[Journaled<'_>]) {
         limits: Limits { segment_size: 64 << 20, max_size: 1 << 30 },
         commit_interval: Duration::ZERO,
         when_full: WhenFull::Block,
+        acknowledge: Acknowledge::Durable,
     };
     let node = "node-a".parse().expect("a name");
     let journal = Journal::open(storage, &node, settings, &[name], Incarnation(0x19a_a3f0)).expect("a journal");

@@ -19,28 +19,27 @@ const UNANSWERED_MAX: usize = 1024;
 /// How long a frame waits before its connection is closed instead: most clients wait for ever, and block whoever logs.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
-/// How far frames may be acknowledged: what `journal.acknowledge` means stands here and nowhere else.
+/// How far frames may be acknowledged: what `journal.acknowledge` means, as the journal says it.
 #[derive(Clone, Debug)]
 pub struct Promise {
-    /// `"durable"`: on this node's disk.
-    durable: watch::Receiver<Mark>,
+    promised: watch::Receiver<Mark>,
 }
 
 impl Promise {
-    /// A frame may be acknowledged once it is durable here.
+    /// A frame may be acknowledged once the journal promises it.
     #[must_use]
-    pub fn durable(durable: watch::Receiver<Mark>) -> Promise {
-        Promise { durable }
+    pub fn of(promised: watch::Receiver<Mark>) -> Promise {
+        Promise { promised }
     }
 
     /// Everything before this may be acknowledged.
     fn reached(&mut self) -> Mark {
-        *self.durable.borrow_and_update()
+        *self.promised.borrow_and_update()
     }
 
     /// Resolves when more may be acknowledged than at the last look.
     async fn moved(&mut self) {
-        if self.durable.changed().await.is_err() {
+        if self.promised.changed().await.is_err() {
             // The sender lives in the journal, which the appender of the same connection holds.
             std::future::pending::<()>().await;
         }
@@ -232,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_leave_the_tls_buffer_has_a_deadline() {
         let (_durable, promise) = watch::channel(Mark::default());
-        let mut answers = Answers::new(Stuck, Promise::durable(promise), Arc::default(), Arc::default());
+        let mut answers = Answers::new(Stuck, Promise::of(promise), Arc::default(), Arc::default());
         answers.owe(Unanswered {
             id: b"id"[..].into(),
             mark: Mark::default(),

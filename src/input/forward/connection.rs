@@ -96,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn new(parts: Parts<S>, begin: Vec<u8>) -> Connection<S> {
         let Parts { stream, source, transport, settings, metrics, appender, repeats, share } = parts;
         let (reader, writer) = tokio::io::split(stream);
-        let promise = Promise::durable(appender.durable());
+        let promise = Promise::of(appender.promised());
         Connection {
             frames: Frames::new(
                 (reader, begin),

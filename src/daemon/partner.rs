@@ -1,0 +1,186 @@
+//! The daemon's side of the pair link: what this node tells the other one, and which journals it delivers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::RunError;
+use super::election::Role;
+use crate::config::{self, Config, read_pair_key};
+use crate::journal::Journal;
+use crate::pair::mirrors::Mirrors;
+use crate::pair::{self, Notice, Pair, View};
+use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver};
+use crate::proto::pair::message::Status;
+use crate::status::{Observed, Partnered};
+use crate::supervise::Supervisor;
+
+/// How long a node that has taken the addresses may take to say so over the link.
+const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
+/// How often the other node is shown how this one is. What matters sooner is said at once.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// The other node, as this daemon has it.
+pub(super) struct Partner {
+    pair: Pair,
+    mirrors: Arc<Mirrors>,
+    told: watch::Sender<Status>,
+    role: watch::Receiver<Role>,
+    view: watch::Receiver<View>,
+    /// Raised when a mirror comes or goes.
+    mirrored: watch::Receiver<u64>,
+    show: Option<JoinHandle<()>>,
+}
+
+impl Partner {
+    /// Opens the mirrors and the link, if there is a pair. On the data plane: it is where the journals move.
+    pub(super) fn start(
+        config: &Config,
+        own: &Arc<Journal>,
+        role: watch::Receiver<Role>,
+        supervisor: &Supervisor,
+    ) -> Result<Option<(Partner, mpsc::Receiver<Notice>)>, RunError> {
+        let Some(pair) = &config.pair else { return Ok(None) };
+        let key = read_pair_key(&pair.key_file).map_err(|error| RunError::Secrets(vec![error]))?;
+        let outputs = config.outputs.iter().map(|output| output.name.clone()).collect();
+        let mirrors = Arc::new(Mirrors::open(&config.data_dir, super::limits(config), outputs)?);
+        let settings = pair::Settings {
+            pair: pair.clone(),
+            key: crate::tls::PairKey::new(&key),
+            configuration: fingerprint(config, pair),
+        };
+        let (told, tells) = watch::channel(Status::default());
+        let what = format!("cannot listen on {} port {} for the peer", pair.own_node().address, pair.port);
+        let (pair, notices) =
+            Pair::start(settings, own.clone(), mirrors.clone(), tells, supervisor).map_err(super::io_error(what))?;
+        let (view, mirrored) = (pair.view(), mirrors.changed());
+        Ok(Some((Partner { pair, mirrors, told, role, view, mirrored, show: None }, notices)))
+    }
+
+    /// What `status` looks at.
+    pub(super) fn partnered(&self) -> Partnered {
+        Partnered { view: self.view.clone(), mirrors: self.mirrors.clone() }
+    }
+
+    /// Begins to show the other node how this one is.
+    pub(super) fn show(&mut self, observed: &Arc<Observed>) {
+        let (told, observed) = (self.told.clone(), observed.clone());
+        self.show = Some(tokio::spawn(async move {
+            loop {
+                let shown = observed.shown();
+                told.send_if_modified(|status| std::mem::replace(&mut status.shown, shown.clone()) != shown);
+                sleep(SHOW_EVERY).await;
+            }
+        }));
+    }
+
+    /// What this node should deliver now: the journals, and whether each is its own.
+    pub(super) fn wanted(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
+        let active_for = self.role.borrow().active_since.map(|since| since.elapsed());
+        let peer = self
+            .view
+            .borrow()
+            .peer
+            .as_ref()
+            .map(|peer| Peer { is_active: peer.is_active, is_delivering: peer.is_delivering });
+        match deliver(active_for, peer) {
+            Deliver::Nothing => Vec::new(),
+            Deliver::Own => vec![(own.clone(), true)],
+            Deliver::OwnAndMirror => self.everything(own),
+        }
+    }
+
+    /// Every journal that is here.
+    pub(super) fn everything(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
+        let mirrors = self.mirrors.all().into_iter().map(|mirror| (mirror, false));
+        std::iter::once((own.clone(), true)).chain(mirrors).collect()
+    }
+
+    /// Resolves when [`wanted`](Partner::wanted) may have changed. Cancelling loses nothing.
+    pub(super) async fn changed(&mut self) {
+        let patience = self.role.borrow().active_since.map(|since| PATIENCE.saturating_sub(since.elapsed()));
+        tokio::select! {
+            // The senders live as long as the parts that this holds.
+            _ = self.role.changed() => {}
+            _ = self.view.changed() => {}
+            _ = self.mirrored.changed() => {}
+            () = sleep(patience.unwrap_or_default()), if patience.is_some_and(|left| !left.is_zero()) => {}
+        }
+        let Role { active_since, is_backup } = *self.role.borrow_and_update();
+        let now = (active_since.is_some(), is_backup);
+        self.told.send_if_modified(|status| {
+            let before = (status.is_active, status.can_take_over);
+            (status.is_active, status.can_take_over) = now;
+            before != now
+        });
+    }
+
+    /// Says whether any output may be sending: before the first does, and after the last has ended.
+    pub(super) fn tell_delivering(&self, is_delivering: bool) {
+        self.told
+            .send_if_modified(|status| std::mem::replace(&mut status.is_delivering, is_delivering) != is_delivering);
+    }
+
+    /// Says that this node holds the addresses no more.
+    pub(super) fn resign(&self) {
+        self.told.send_if_modified(|status| std::mem::take(&mut status.is_active));
+    }
+
+    /// Whether the other node is there and holds the addresses.
+    pub(super) fn peer_is_active(&self) -> bool {
+        self.view.borrow().peer.as_ref().is_some_and(|peer| peer.is_active)
+    }
+
+    /// Whether the other node is there and would take the addresses.
+    pub(super) fn can_take_over(&self) -> bool {
+        self.view.borrow().peer.as_ref().is_some_and(|peer| peer.can_take_over)
+    }
+
+    /// Whether the nodes talk.
+    pub(super) fn is_connected(&self) -> bool {
+        self.view.borrow().connected_since.is_some()
+    }
+
+    /// Whether the other node is there and holds the addresses, or says so in [`TAKE_OVER_MAX`].
+    pub(super) async fn takes_over(&self) -> bool {
+        let mut view = self.view.clone();
+        let took = view.wait_for(|view| view.peer.as_ref().is_none_or(|peer| peer.is_active));
+        let took = timeout(TAKE_OVER_MAX, took).await;
+        took.is_ok_and(|view| view.is_ok_and(|view| view.peer.is_some()))
+    }
+
+    /// Resolves when the nodes do not talk any more.
+    pub(super) async fn lost(&self) {
+        let mut view = self.view.clone();
+        let _ = view.wait_for(|view| view.connected_since.is_none()).await;
+    }
+
+    /// The outputs have changed: their deliveries are what mirrors wait for.
+    pub(super) fn set_outputs(&self, outputs: &[config::Output]) {
+        self.mirrors.set_outputs(outputs.iter().map(|output| output.name.clone()).collect());
+    }
+
+    /// Ends the link, then the mirrors: what has come is made safe.
+    pub(super) async fn end(self) {
+        if let Some(show) = self.show {
+            show.abort();
+        }
+        self.pair.end().await;
+        let mirrors = self.mirrors;
+        if let Err(error) = tokio::task::spawn_blocking(move || mirrors.close()).await {
+            tracing::error!(%error, "cannot close the mirrors");
+        }
+    }
+}
+
+/// What both nodes should agree on: everything but their names.
+fn fingerprint(config: &Config, pair: &config::Pair) -> u32 {
+    let mut text = config::show_effective(config);
+    for node in &pair.nodes {
+        text = text.replace(node.name.as_str(), "");
+    }
+    crc32c::crc32c(text.as_bytes())
+}

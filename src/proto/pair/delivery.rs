@@ -1,0 +1,73 @@
+//! Which of the two nodes delivers which journals: a function of what is known of both, asked whenever something changes.
+//!
+//! | this node | the other one, over the link | this node delivers |
+//! | --- | --- | --- |
+//! | standby | – | nothing |
+//! | active | no link | its own journal and the mirrors |
+//! | active | standby, its outputs have stopped | its own journal and the mirrors |
+//! | active | its outputs may still be sending | nothing yet, for [`PATIENCE`] at most |
+//! | active | active too: advertisements are lost | its own journal only |
+//!
+//! A planned move repeats nothing by the fourth row: the last deliveries are known before the first new one. A node that
+//! cannot say when it stopped is waited for no longer than [`PATIENCE`]; the price are repeats under equal ids.
+
+use std::time::Duration;
+
+/// How long a node that has just become active waits for the other's outputs to stop: their grace, 2 s by default, and
+/// half as much again.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a node delivers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deliver {
+    /// Nothing: the other node does, or nobody yet.
+    #[default]
+    Nothing,
+    /// Its own journal.
+    Own,
+    /// Its own journal and what it has of the other node's.
+    OwnAndMirror,
+}
+
+/// What is known of the other node while there is a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Whether it holds the addresses.
+    pub is_active: bool,
+    /// Whether any of its outputs may be sending.
+    pub is_delivering: bool,
+}
+
+/// What this node delivers. `active_for` is how long it has been the active one, if it is.
+#[must_use]
+pub fn deliver(active_for: Option<Duration>, peer: Option<Peer>) -> Deliver {
+    match (active_for, peer) {
+        (None, _) => Deliver::Nothing,
+        (Some(_), None | Some(Peer { is_delivering: false, .. })) => Deliver::OwnAndMirror,
+        (Some(time), Some(_)) if time < PATIENCE => Deliver::Nothing,
+        (Some(_), Some(Peer { is_active: true, .. })) => Deliver::Own,
+        (Some(_), Some(_)) => Deliver::OwnAndMirror,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_the_module_holds() {
+        let (soon, late) = (Some(Duration::from_millis(10)), Some(PATIENCE));
+        let peer = |is_active, is_delivering| Some(Peer { is_active, is_delivering });
+        for other in [None, peer(false, false), peer(true, true), peer(false, true)] {
+            assert_eq!(deliver(None, other), Deliver::Nothing, "a standby, beside {other:?}");
+        }
+        for time in [soon, late] {
+            assert_eq!(deliver(time, None), Deliver::OwnAndMirror);
+            assert_eq!(deliver(time, peer(false, false)), Deliver::OwnAndMirror);
+        }
+        assert_eq!(deliver(soon, peer(false, true)), Deliver::Nothing);
+        assert_eq!(deliver(soon, peer(true, true)), Deliver::Nothing);
+        assert_eq!(deliver(late, peer(false, true)), Deliver::OwnAndMirror);
+        assert_eq!(deliver(late, peer(true, true)), Deliver::Own);
+    }
+}
