@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,9 +18,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
 
-use super::lab::{Host, Program, VIP_V4, wait_until};
+use super::lab::{Host, KEY, Program, VIP_V4, wait_until, write_key};
 
-pub const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 pub const FORWARD_PORT: u16 = 24224;
 pub const SYSLOG_PORT: u16 = 1514;
 pub const SINK_PORT: u16 = 1601;
@@ -47,9 +45,7 @@ impl<'a> Aggregator<'a> {
              retry = {{ min = \"50ms\", max = \"200ms\" }}\n"
         );
         std::fs::write(directory.path().join("twinlog.toml"), text).unwrap();
-        let key_file = directory.path().join("pair.key");
-        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(key_file).unwrap();
-        file.write_all(key.as_bytes()).unwrap();
+        write_key(directory.path(), key);
         Aggregator { host, directory, program: None }
     }
 

@@ -1,7 +1,7 @@
 //! A node is drained while messages come: nothing is lost, nothing comes twice, and the receipt says so.
 
 use super::aggregators::{Aggregator, Client, Datagrams, Destination, assert_arrived, pair};
-use super::lab::{Switch, VIP_V4, wait_until};
+use super::lab::{KEY, Switch, VIP_V4, wait_until};
 
 const PER_SECOND: u32 = 2_000;
 
@@ -44,7 +44,7 @@ fn nodes_are_drained_in_turn_and_nothing_is_lost_or_doubled() {
 fn a_drain_that_would_not_be_safe_is_refused_and_one_that_fails_is_called_off() {
     let switch = Switch::new();
     let (a, b) = (switch.host("a"), switch.host("b"));
-    let mut alone = Aggregator::new(&a, super::aggregators::KEY, "");
+    let mut alone = Aggregator::new(&a, KEY, "");
     alone.start();
     wait_until("it is active", || alone.is_active());
     let (status, said) = alone.ask(&["drain"]);

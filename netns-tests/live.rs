@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 use twinlog::sys::vrrp_socket::GROUP_V4;
 
-use super::lab::{Host, Switch, VIP_V4};
+use super::lab::{Host, KEY, Switch, VIP_V4, write_key};
 
 const VRID: u8 = 100;
 
@@ -23,6 +23,7 @@ fn live(host: &Host) -> (i32, Value) {
         file("control.sock"),
     );
     std::fs::write(file("twinlog.toml"), configuration).unwrap();
+    write_key(directory.path(), KEY);
     let mut command = Command::new(env!("CARGO_BIN_EXE_twinlog"));
     command.arg("--config").arg(file("twinlog.toml")).args(["check", "--live", "--json"]).env_remove("TWINLOG_NODE");
     let output = host.visit(|| command.output()).unwrap();

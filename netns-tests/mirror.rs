@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::aggregators::{Aggregator, Client, Destination, KEY, assert_arrived, pair};
-use super::lab::{Switch, VIP_V4, wait_until};
+use super::aggregators::{Aggregator, Client, Destination, assert_arrived, pair};
+use super::lab::{KEY, Switch, VIP_V4, wait_until};
 
 #[test]
 fn what_is_acknowledged_survives_the_node_and_its_disk() {

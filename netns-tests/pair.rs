@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
 use super::lab::traffic::{Account, Counter, Generator};
-use super::lab::{Host, Program, Switch, VIP_V4, VIP_V6, VIPS, wait_until};
+use super::lab::{Host, KEY, Program, Switch, VIP_V4, VIP_V6, VIPS, wait_until, write_key};
 
 const PER_SECOND: u32 = 10_000;
 const BOTH_VIPS: &str = "[\"203.0.113.100/24\", \"2001:db8::100\"]";
@@ -58,9 +58,7 @@ impl<'a> Twin<'a> {
             keys.more
         );
         std::fs::write(directory.path().join("twinlog.toml"), text).unwrap();
-        let key = directory.path().join("pair.key");
-        std::fs::write(&key, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n").unwrap();
-        std::fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+        write_key(directory.path(), KEY);
         let vips = VIPS.into_iter().filter(|vip| keys.vip.contains(&vip.to_string())).collect();
         Twin { host, directory, program: None, vips }
     }

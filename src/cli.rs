@@ -372,6 +372,7 @@ pub fn exit_of(error: &anyhow::Error) -> Exit {
     }
     let opened = match error.downcast_ref() {
         Some(RunError::Journal(opened)) => Some(opened),
+        Some(RunError::Mirror(mirror)) => Some(&mirror.cause),
         _ => error.downcast_ref(),
     };
     match opened {

@@ -16,7 +16,8 @@ use prometheus_client::registry::Registry;
 
 use crate::journal::Finding;
 use crate::metrics::{InputMetrics, OutputMetrics, Reasons, Received, SocketState};
-use crate::status::{Elected, Observed, OutputStatus, timestamp};
+use crate::proto::stage::Stage;
+use crate::status::{Elected, LinkStatus, Observed, OutputStatus, timestamp};
 
 mod process;
 
@@ -47,7 +48,12 @@ impl Collector for Twinlog {
         inputs(&mut out, &self.0)?;
         journal(&mut out, &self.0)?;
         outputs(&mut out, &self.0)?;
-        self.0.elected.as_ref().map_or(Ok(()), |elected| vrrp(&mut out, elected))
+        if let Some(elected) = &self.0.elected {
+            vrrp(&mut out, elected)?;
+        }
+        let link =
+            self.0.partnered.as_ref().map(|partnered| partnered.link(&self.0.journal, &self.0.journal.progress()));
+        link.map_or(Ok(()), |link| replication(&mut out, &self.0, &link))
     }
 }
 
@@ -171,6 +177,24 @@ fn vrrp(out: &mut Families<'_>, elected: &Elected) -> fmt::Result {
         "Shared addresses that the kernel removed, not renewed",
         metrics.lease_expired.get(),
     )
+}
+
+fn replication(out: &mut Families<'_>, observed: &Observed, link: &LinkStatus) -> fmt::Result {
+    let flag = |value: bool| f64::from(u8::from(value));
+    out.gauge("replication_connected", "Whether the nodes talk", flag(link.connected))?;
+    out.gauge("replication_in_sync", "Whether everything acknowledged is on both nodes", flag(link.in_sync))?;
+    out.gauge("replication_lag_messages", "Messages that are safe here and not there", link.lag_messages as f64)?;
+    out.gauge("replication_lag_bytes", "Their bytes in the journal", link.lag_bytes as f64)?;
+    let stage = *observed.stage.borrow();
+    let states = [
+        ("none", Stage::Serving),
+        ("handover", Stage::HandingOver),
+        ("quiescing", Stage::Quiescing),
+        ("flushing", Stage::Flushing),
+        ("drained", Stage::Drained),
+    ];
+    let states = states.map(|(name, meant)| (vec![("state", name.to_owned())], flag(meant == stage)));
+    out.of_kind(MetricType::Gauge, "drain_state", "Where a drain stands: 1 for the state that it is in", states)
 }
 
 fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {

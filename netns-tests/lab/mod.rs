@@ -18,7 +18,10 @@ pub use host::Host;
 pub use program::Program;
 pub use switch::Switch;
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -32,6 +35,16 @@ pub const VIP_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100);
 
 /// Both.
 pub const VIPS: [IpAddr; 2] = [IpAddr::V4(VIP_V4), IpAddr::V6(VIP_V6)];
+
+/// A pair key.
+pub const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+
+/// Writes the key of a pair beside its configuration.
+pub fn write_key(directory: &Path, key: &str) {
+    let path = directory.join("pair.key");
+    std::fs::write(&path, key).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+}
 
 /// Waits until `condition` holds.
 ///

@@ -72,7 +72,7 @@ function show(status, now) {
   by("about").textContent = node.role + ", " + node.stage + ", up " + seconds(node.uptime_seconds) + ", version " + node.version;
   by("verdict").className = node.faults.length ? "bad" : "";
   by("verdict").textContent = node.safe_to_drain
-    ? "Everything received was delivered. Safe to drain: yes."
+    ? "Safe to drain: yes: " + node.safe_to_drain_reason + "."
     : "Safe to drain: no: " + node.safe_to_drain_reason + ".";
   by("faults").replaceChildren(...node.faults.map((fault) => {
     const item = document.createElement("li");

@@ -109,7 +109,11 @@ impl Daemon<'_> {
     pub(super) fn undrain(&mut self) -> Result<(), DrainRefused> {
         let refused = |reason: String| DrainRefused { reason };
         let Some(draining) = self.draining.take() else { return Err(refused("this node is not drained".to_owned())) };
-        if self.inputs.have_ended() {
+        if draining.machine.stage() >= drain::Stage::Quiescing {
+            if !self.inputs.have_ended() {
+                self.draining = Some(draining);
+                return Err(refused("the inputs are coming to their end; try again in a moment".to_owned()));
+            }
             let inputs = super::configured_inputs(&self.current(), &self.observed.metrics);
             let reopened = inputs.map_err(|errors| errors[0].to_string()).and_then(|inputs| {
                 self.inputs.clear();

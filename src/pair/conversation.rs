@@ -285,7 +285,9 @@ impl Conversation {
         }
         let taken: Vec<&JournalId> = self.taking.iter().map(|taking| &taking.journal).collect();
         let shipped: BTreeMap<&JournalId, Mark> = self.session.shipments().collect();
-        self.shared.mirrors.forget_delivered(|journal| taken.contains(&journal) || shipped.contains_key(journal));
+        let living = |journal: &JournalId| taken.contains(&journal) || shipped.contains_key(journal);
+        // Rarely there is one; its end waits for the disk.
+        tokio::task::block_in_place(|| self.shared.mirrors.forget_delivered(living));
     }
 
     /// Leaves things as they are without a connection, unless another one has taken over.

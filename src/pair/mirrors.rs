@@ -1,6 +1,6 @@
 //! Mirrors: the other node's journals on this node's disk, byte for byte, each in a directory of its own.
 //!
-//! `DATA_DIR/mirror/NODE-INCARNATION`. There is one, or more when the other node's disk was lost: the mirror of its last
+//! `DATA_DIR/mirror/NODE@INCARNATION`. There is one, or more when the other node's disk was lost: the mirror of its last
 //! life stays until it is delivered. A mirror is a journal like the own one, but for where its batches come from.
 
 use std::collections::BTreeMap;
@@ -187,11 +187,11 @@ pub fn within(outputs: BTreeMap<String, Mark>, end: Mark) -> BTreeMap<String, Ma
 }
 
 fn directory_of(journal: &JournalId) -> String {
-    format!("{}-{}", journal.node, journal.incarnation)
+    format!("{}@{}", journal.node, journal.incarnation)
 }
 
 fn journal_of(directory: &str) -> Option<JournalId> {
-    let (node, incarnation) = directory.rsplit_once('-')?;
+    let (node, incarnation) = directory.split_once('@')?;
     let incarnation = Incarnation(u64::from_str_radix(incarnation, 16).ok()?);
     Some(JournalId { node: node.parse().ok()?, incarnation })
 }
@@ -223,9 +223,9 @@ mod tests {
     #[test]
     fn a_directory_names_its_journal() {
         let journal = JournalId { node: "agg-a.example".parse().unwrap(), incarnation: Incarnation(0x19a) };
-        assert_eq!(directory_of(&journal), "agg-a.example-19a");
-        assert_eq!(journal_of("agg-a.example-19a"), Some(journal));
-        for other in ["lost+found", "agg-a", "agg-a-", "-19a", "agg-a-xyz"] {
+        assert_eq!(directory_of(&journal), "agg-a.example@19a");
+        assert_eq!(journal_of("agg-a.example@19a"), Some(journal));
+        for other in ["lost+found", "agg-a", "agg-a@", "@19a", "agg-a@xyz"] {
             assert_eq!(journal_of(other), None, "{other}");
         }
     }

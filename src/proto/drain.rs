@@ -6,7 +6,7 @@
 //! | stage | what happens | it ends when | or at its deadline |
 //! | --- | --- | --- | --- |
 //! | handing over | the other node takes the addresses, then the deliveries | it has both | called off, unless forced or stopping |
-//! | quiescing | inputs finish what is on its way to them and end | they have ended | they are ended |
+//! | quiescing | datagrams are read a moment longer; inputs finish what is on its way to them and end | they have ended | they are ended |
 //! | flushing | what the journal holds reaches the other node's disk, and the destinations | all of it has | it stays where it is; the receipt says so |
 //! | drained | nothing: it is safe to stop | `undrain` | |
 //!
@@ -20,6 +20,9 @@ use super::position::Mark;
 
 /// How long the other node may take to take over: some master down intervals and the outputs' grace.
 const HAND_OVER_MAX: Duration = Duration::from_secs(8);
+
+/// How long datagrams are still read when the other node has the addresses: a neighbour may be late to hear of it.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a drain is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +122,8 @@ pub struct Drain {
     from: Mark,
     failure: Option<&'static str>,
     is_over: bool,
+    /// Whether the inputs were told to end.
+    quiesces: bool,
     /// What is due before anything else.
     first: Option<Order>,
 }
@@ -138,6 +143,7 @@ impl Drain {
             from: view.delivered,
             failure: None,
             is_over: false,
+            quiesces: false,
             first: view.holds_addresses.then_some(Order::HandOver),
         }
     }
@@ -192,7 +198,7 @@ impl Drain {
                 let is_late = is_late || now.saturating_duration_since(self.entered) >= HAND_OVER_MAX;
                 if handed_over || (is_late && self.forced) {
                     self.enter(Stage::Quiescing, now);
-                    return Some(vec![Order::StepAside, Order::Quiesce]);
+                    return Some(vec![Order::StepAside]);
                 }
                 if is_late {
                     self.failure = Some("the peer did not take over in time");
@@ -200,6 +206,13 @@ impl Drain {
                     return Some(vec![Order::CallOff]);
                 }
                 None
+            }
+            Stage::Quiescing if !self.quiesces => {
+                let lingered = is_late || now.saturating_duration_since(self.entered) >= LINGER;
+                lingered.then(|| {
+                    self.quiesces = true;
+                    vec![Order::Quiesce]
+                })
             }
             Stage::Quiescing => (view.inputs_have_ended || is_late).then(|| {
                 self.enter(Stage::Flushing, now);
@@ -284,8 +297,10 @@ mod tests {
         assert_eq!(drain.handle(now, &view), [Order::HandOver]);
         assert_eq!(drain.handle(now, &view), []);
         view = View { holds_addresses: false, peer_is_active: true, ..view };
-        assert_eq!(drain.handle(now, &view), [Order::StepAside, Order::Quiesce]);
+        assert_eq!(drain.handle(now, &view), [Order::StepAside]);
         assert_eq!(drain.stage(), Stage::Quiescing);
+        let now = now + LINGER;
+        assert_eq!(drain.handle(now, &view), [Order::Quiesce]);
         view = View { inputs_have_ended: true, is_delivering: false, ..view };
         assert_eq!(drain.handle(now, &view), []);
         assert_eq!(drain.stage(), Stage::Flushing);
@@ -302,9 +317,10 @@ mod tests {
     fn until_handover_does_not_wait_for_destinations() {
         let view = View { peer_is_active: true, inputs_have_ended: true, appended: mark(9), ..View::default() };
         let (mut drain, now) = begin(&view, Until::Handover, false);
-        assert_eq!(drain.handle(now, &view), [Order::StepAside, Order::Quiesce]);
+        assert_eq!(drain.handle(now, &view), [Order::StepAside]);
+        assert_eq!(drain.handle(now + LINGER, &view), [Order::Quiesce]);
         assert_eq!(drain.stage(), Stage::Flushing);
-        assert_eq!(drain.handle(now, &View { replicated: mark(9), ..view }), [Order::Finish]);
+        assert_eq!(drain.handle(now + LINGER, &View { replicated: mark(9), ..view }), [Order::Finish]);
     }
 
     #[test]
@@ -316,7 +332,7 @@ mod tests {
         assert!(drain.is_over() && drain.failure().is_some());
         let (mut drain, now) = begin(&view, Until::Empty, true);
         drain.handle(now, &view);
-        assert_eq!(drain.handle(now + HAND_OVER_MAX, &view), [Order::StepAside, Order::Quiesce]);
+        assert_eq!(drain.handle(now + HAND_OVER_MAX, &view), [Order::StepAside]);
     }
 
     #[test]
@@ -325,7 +341,7 @@ mod tests {
         let (mut drain, now) = begin(&view, Until::Empty, false);
         drain.handle(now, &view);
         let late = now + Duration::from_secs(60);
-        assert_eq!(drain.handle(late, &view), [Order::Finish]);
+        assert_eq!(drain.handle(late, &view), [Order::Quiesce, Order::Finish]);
         assert_eq!(verdict(Mark::default(), &view, 0).to_string(), "UNPROVEN (5 messages are on this node only)");
     }
 

@@ -40,7 +40,8 @@ pub struct LinkStatus {
 
 impl Partnered {
     /// How the link stands, for the own journal with this progress.
-    pub(super) fn link(&self, own: &Journal, progress: &Progress) -> LinkStatus {
+    #[must_use]
+    pub fn link(&self, own: &Journal, progress: &Progress) -> LinkStatus {
         let view = self.view.borrow();
         let promise = own.promise();
         let connected = view.connected_since.is_some();

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::format;
 use super::table::{self, Row, left, right};
-use super::{InputStatus, JournalStatus, NodeStatus, OutputStatus, Status};
+use super::{InputStatus, JournalStatus, LinkStatus, NodeStatus, OutputStatus, Status};
 
 /// An earlier look, for rates.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +86,9 @@ fn render_node(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, 
     let _ = writeln!(out, "{} {}      up {}\n", node.role, bold(&node.name), format::uptime(node.uptime_seconds));
     nodes(out, node, before, style);
     out.push('\n');
+    if let Some(link) = &node.link {
+        let _ = writeln!(out, "  LINK to the peer: {}\n", link_state(link));
+    }
     inputs(out, node, before, style);
     out.push('\n');
     outputs(out, node, before, style);
@@ -132,6 +135,14 @@ fn nodes(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, style:
         problem: !node.faults.is_empty(),
     };
     table::write(out, &columns, &[row], style.width, style.colour);
+}
+
+fn link_state(link: &LinkStatus) -> String {
+    match link {
+        LinkStatus { connected: false, .. } => "none: one copy of every message".to_owned(),
+        LinkStatus { in_sync: true, .. } => "in sync: both nodes have everything".to_owned(),
+        _ => format!("catching up: {} ({}) behind", format::messages(link.lag_messages), format::bytes(link.lag_bytes)),
+    }
 }
 
 fn journal_cell(journal: &JournalStatus) -> String {
@@ -245,7 +256,7 @@ fn verdict(out: &mut String, node: &NodeStatus, style: Style) {
         let _ = writeln!(out, "! {lost} will never reach {name} ({})", reasons.join(", "));
     }
     let _ = if node.safe_to_drain {
-        writeln!(out, "Everything received was delivered. {}", bold("Safe to drain: yes."))
+        writeln!(out, "{} {}.", bold("Safe to drain: yes:"), node.safe_to_drain_reason)
     } else {
         writeln!(out, "{} {}.", bold("Safe to drain: no:"), node.safe_to_drain_reason)
     };

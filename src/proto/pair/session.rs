@@ -32,6 +32,9 @@ pub const DELIVERED_EVERY: Duration = Duration::from_millis(50);
 /// Bytes of one journal on their way to the other disk. At 100 MB/s and 20 ms to be durable there, 2 MiB are on their way.
 pub const WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Journals that a node may have: its own, the other's, and one for each disk that was lost and is not delivered.
+const JOURNALS_MAX: usize = 64;
+
 /// Why a connection cannot go on. It is closed and dialled again.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum SessionError {
@@ -316,6 +319,9 @@ impl Session {
         }
         if hello.node != self.peer {
             return Err(SessionError::Stranger(hello.node));
+        }
+        if hello.journals.len() > JOURNALS_MAX {
+            return Err(SessionError::OutOfTurn("that it has more journals than anybody"));
         }
         self.met = true;
         self.effects.push_back(Effect::Met(hello.clone()));
