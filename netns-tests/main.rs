@@ -3,7 +3,8 @@
 //! `lab` builds hosts, runs programs in them and breaks things; it is there for every test that needs more than one
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
-//! `pair` (the whole program), `live` (`check --live`), `switch` (the lab itself). `compare` and `timing` are
+//! `pair` (the whole program), `oddities` (hostile packets, vanished interfaces, pairs that are not the usual one),
+//! `dissection` (what tshark thinks of us), `live` (`check --live`), `switch` (the lab itself). `compare` and `timing` are
 //! programs that measure, and are run by `compare.sh`.
 //!
 //! Needs root, network namespaces and the programs that `install.sh` beside this file brings; what is missing is a
@@ -16,9 +17,11 @@ mod address;
 mod advertisement;
 mod announcement;
 mod compare;
+mod dissection;
 mod handover;
 mod lab;
 mod live;
+mod oddities;
 mod pair;
 mod switch;
 mod timing;
