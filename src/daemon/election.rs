@@ -1,17 +1,15 @@
 //! The daemon's side of the election: it feeds the thread of the virtual IP, and tells what happens there.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::RunError;
 use crate::config::{Config, HookEvent, read_password};
 use crate::control::{FailOverRefused, Unmoved};
-use crate::events::{Event, Events};
+use crate::events::Recorder;
 use crate::hooks::{self, Hooks};
 use crate::journal;
 use crate::metrics::VrrpMetrics;
@@ -23,7 +21,7 @@ use crate::vip::{self, Handle, Happened, Notice, Vip};
 
 /// Between two beats, and two looks for faults.
 const BEAT: Duration = Duration::from_millis(100);
-/// How long the journal may have no room before the node no longer holds the addresses. A burst fills it for seconds.
+/// How long the journal may have no room before the node gives way to a peer that is well. A burst fills it for seconds.
 const FULL_FOR: Duration = Duration::from_secs(60);
 /// Between two looks at a hand-over.
 const LOOK: Duration = Duration::from_millis(5);
@@ -60,9 +58,9 @@ impl Unattended {
     }
 
     /// Begins to beat and to tell.
-    pub(super) fn attend(self, observed: &Arc<Observed>, data_dir: &Path, hooks: Hooks) -> Election {
+    pub(super) fn attend(self, observed: &Arc<Observed>, recorder: Recorder, hooks: Hooks) -> Election {
         let Unattended { vip, notices } = self;
-        let teller = Teller { events: Events::of(data_dir), node: observed.node.to_string(), hooks };
+        let teller = Teller { recorder, hooks };
         let beat = tokio::spawn(beat(observed.clone(), vip.handle()));
         let tell = tokio::spawn(teller.run(notices, vip.handle()));
         Election { vip, beat, tell }
@@ -114,32 +112,21 @@ async fn beat(observed: Arc<Observed>, handle: Handle) {
 
 /// Whom what happens is told to.
 struct Teller {
-    events: Events,
-    node: String,
+    recorder: Recorder,
     hooks: Hooks,
 }
 
 impl Teller {
     /// Tells the log, the hooks and the events file, until the thread has ended.
-    async fn run(mut self, mut notices: mpsc::Receiver<Notice>, handle: Handle) {
+    async fn run(self, mut notices: mpsc::Receiver<Notice>, handle: Handle) {
         while let Some(notice) = notices.recv().await {
             log(&notice.what);
             if let Some((kind, cause)) = role_of(&notice.what) {
                 let (at, cause, priority) = (notice.at, cause.as_str().to_owned(), handle.view().priority);
                 self.hooks.tell(hooks::Event { kind, at, cause, priority });
             }
-            let Some((event, cause)) = event_of(&notice.what) else { continue };
-            let at = DateTime::<Utc>::from(notice.at).to_rfc3339_opts(SecondsFormat::Micros, true);
-            let event = Event { v: 1, at, node: self.node.clone(), event: event.to_owned(), cause };
-            // The disk may take its time; the election does not wait for it.
-            let written = tokio::task::spawn_blocking(move || {
-                let outcome = self.events.append(&event);
-                (self, outcome)
-            });
-            let Ok((back, outcome)) = written.await else { return };
-            self = back;
-            if let Err(error) = outcome {
-                tracing::warn!(%error, "cannot write to the events file");
+            if let Some((event, cause)) = event_of(&notice.what) {
+                self.recorder.tell(notice.at, event, cause);
             }
         }
     }
@@ -158,6 +145,9 @@ fn log(what: &Happened) {
     match what {
         Happened::Node(Report::Became { state, cause }) => {
             tracing::info!(state, cause = cause.as_str(), "the election's state changed");
+        }
+        Happened::Node(Report::FaultBegan(Fault::JournalFull)) => {
+            tracing::error!("the journal is full: a peer that is well takes the addresses over");
         }
         Happened::Node(Report::FaultBegan(fault)) => {
             tracing::error!(fault = fault.as_str(), "this node cannot hold the addresses");
