@@ -142,8 +142,7 @@ impl Vip {
         let handle = Handle { shared, wake };
         let mut election = thread::Election::new(settings, handle.clone(), sender)?;
         let thread = std::thread::Builder::new().name("vip".to_owned()).spawn(move || {
-            let _ = scheduling::make_urgent();
-            election.run();
+            election.run(scheduling::make_urgent());
         })?;
         Ok((Vip { handle, thread }, notices))
     }

@@ -21,8 +21,11 @@ use crate::proto::vrrp::settings::{self, Member};
 use crate::proto::vrrp::virtual_router::{Cause, State};
 use crate::proto::vrrp::{BootTime, Family};
 use crate::sys::netlink::{Change, Interface, Monitor, Netlink};
+use crate::sys::scheduling::Scheduling;
 use crate::sys::vrrp_socket::PACKET_BYTES;
 
+/// Shorter intervals are missed thrice in a row beside busy processes, measured, unless the thread is a real-time one.
+const REAL_TIME_BELOW: Duration = Duration::from_millis(50);
 /// Longest sleep: the guardian counts the beats.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// How long a node must be well before it takes part again: a cable that is half in comes and goes.
@@ -138,8 +141,13 @@ impl Election {
         Ok(election)
     }
 
-    /// Until the node has left.
-    pub(super) fn run(&mut self) {
+    /// Until the node has left. `scheduling` is what the thread got.
+    pub(super) fn run(&mut self, scheduling: Scheduling) {
+        let interval = self.settings.pair.interval.duration();
+        if scheduling != Scheduling::RealTime && interval < REAL_TIME_BELOW {
+            let what = "advertisements may be late on a busy machine, and the address then moves for no reason";
+            self.tell(Happened::Trouble(format!("no real-time scheduling (CAP_SYS_NICE): every {interval:?}, {what}")));
+        }
         while !self.node.has_left() {
             self.sleep();
             self.wake_up(since_boot());
