@@ -17,7 +17,8 @@ static void take(void)
         return;
     /* A heap that grew is made of small pages. */
     madvise(memory, BALLAST, MADV_NOHUGEPAGE);
-    memset(memory, 1, BALLAST);
+    if (madvise(memory, BALLAST, MADV_POPULATE_WRITE) != 0)
+        memset(memory, 1, BALLAST);
 }
 
 __attribute__((constructor)) static void prepare(void)

@@ -262,10 +262,10 @@ fn happen(happening: Happening, switch: &Switch, nodes: &mut [Node<'_>; 2], traf
             return Some(traffic.sent());
         }
         Happening::HostLost => {
-            nodes[1].program().signal(Signal::SIGKILL);
-            let died = traffic.sent();
+            // In this order: the kernel of a host that lived on without its processes would tell of their death.
             switch.pull_cable(nodes[1].host());
-            return Some(died);
+            nodes[1].program().signal(Signal::SIGKILL);
+            return Some(traffic.sent());
         }
         Happening::LinkPulled => switch.pull_cable(nodes[1].host()),
         Happening::Stopped => {
