@@ -4,8 +4,8 @@
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
 //! `pair` (the whole program), `oddities` (hostile packets, vanished interfaces, pairs that are not the usual one),
-//! `dissection` (what tshark thinks of us), `live` (`check --live`), `switch` (the lab itself). `compare` and `timing` are
-//! programs that measure, and are run by `compare.sh`.
+//! `dissection` (what tshark thinks of us), `live` (`check --live`), `demo` (`twinlog demo`), `switch` (the lab itself).
+//! `compare` and `timing` are programs that measure, and are run by `compare.sh`.
 //!
 //! Needs root, network namespaces and the programs that `install.sh` beside this file brings; what is missing is a
 //! failure, not a test passed over.
@@ -17,6 +17,7 @@ mod address;
 mod advertisement;
 mod announcement;
 mod compare;
+mod demo;
 mod dissection;
 mod handover;
 mod lab;
