@@ -4,7 +4,7 @@
 set -eu
 
 missing=
-for program in ip:iproute2 bridge:iproute2 setpriv:util-linux unshare:util-linux keepalived:keepalived; do
+for program in ip:iproute2 bridge:iproute2 setpriv:util-linux unshare:util-linux keepalived:keepalived tshark:tshark cc:gcc; do
     command -v "${program%%:*}" >/dev/null || missing="$missing ${program##*:}"
 done
 [ -n "$missing" ] || exit 0

@@ -3,7 +3,10 @@
 //! `lab` builds hosts, runs programs in them and breaks things; it is there for every test that needs more than one
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
-//! `pair` (the whole program), `mirror` and `drain` (with senders and a destination, built in `aggregators`), `live` (`check --live`), `switch` (the lab itself).
+//! `pair` (the whole program), `mirror` and `drain` (with senders and a destination, built in `aggregators`),
+//! `oddities` (hostile packets, vanished interfaces, pairs that are not the usual one),
+//! `dissection` (what tshark thinks of us), `live` (`check --live`), `demo` (`twinlog demo`), `switch` (the lab itself).
+//! `compare` and `timing` are programs that measure, and are run by `compare.sh`.
 //!
 //! Needs root, network namespaces and the programs that `install.sh` beside this file brings; what is missing is a
 //! failure, not a test passed over.
@@ -15,10 +18,15 @@ mod address;
 mod advertisement;
 mod aggregators;
 mod announcement;
+mod compare;
+mod demo;
+mod dissection;
 mod drain;
 mod handover;
 mod lab;
 mod live;
 mod mirror;
+mod oddities;
 mod pair;
 mod switch;
+mod timing;

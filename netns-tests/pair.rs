@@ -3,130 +3,19 @@
 //! What is asserted is who is master in the end and that nothing is left behind; gaps are printed, not judged.
 
 use std::fs::Permissions;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
+use super::lab::keepalived::keepalived;
 use super::lab::traffic::{Account, Counter, Generator};
-use super::lab::{Host, KEY, Program, Switch, VIP_V4, VIP_V6, VIPS, wait_until, write_key};
+use super::lab::twin::{Keys, PLAIN, Twin, elected};
+use super::lab::{Host, Switch, VIP_V4, VIP_V6, wait_until};
 
 const PER_SECOND: u32 = 10_000;
-const BOTH_VIPS: &str = "[\"203.0.113.100/24\", \"2001:db8::100\"]";
-
-/// A twinlog of a pair on a host.
-struct Twin<'a> {
-    host: &'a Host,
-    directory: TempDir,
-    program: Option<Program>,
-    vips: Vec<IpAddr>,
-}
-
-/// Lines of `[pair]` beside the interface and the nodes.
-struct Keys<'a> {
-    vip: &'a str,
-    more: &'a str,
-    priorities: [u8; 2],
-}
-
-const PLAIN: Keys<'static> = Keys { vip: BOTH_VIPS, more: "", priorities: [100, 100] };
-
-impl<'a> Twin<'a> {
-    /// Writes its configuration; the second host of the lab is the second node.
-    fn new(host: &'a Host, keys: &Keys<'_>) -> Twin<'a> {
-        let directory = TempDir::with_prefix("twinlog-").unwrap();
-        let path = directory.path().display();
-        let is_ipv6 = keys.vip.contains("2001") && !keys.vip.contains("203");
-        let address = |number: u8| {
-            if is_ipv6 { format!("2001:db8::{number}") } else { format!("203.0.113.{number}") }
-        };
-        let node = |number: u8, name: &str| {
-            let priority = keys.priorities[usize::from(number) - 1];
-            format!("{{ name = \"{name}\", address = \"{}\", priority = {priority} }}", address(number))
-        };
-        let text = format!(
-            "data_dir = \"{path}/data\"\ncontrol_socket = \"{path}/control\"\n\
-             [pair]\nvip = {}\nvrid = 77\ninterface = \"eth0\"\nnodes = [{}, {}]\n{}\n\
-             [journal]\nacknowledge = \"durable\"\n[[input.syslog]]\nlisten = \":1514\"\n[[output.stdout]]\n",
-            keys.vip,
-            node(1, "a"),
-            node(2, "b"),
-            keys.more
-        );
-        std::fs::write(directory.path().join("twinlog.toml"), text).unwrap();
-        write_key(directory.path(), KEY);
-        let vips = VIPS.into_iter().filter(|vip| keys.vip.contains(&vip.to_string())).collect();
-        Twin { host, directory, program: None, vips }
-    }
-
-    fn file(&self, name: &str) -> String {
-        self.directory.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    #[track_caller]
-    fn start(&mut self) {
-        let file = self.file("twinlog.toml");
-        self.program = Some(self.host.start(env!("CARGO_BIN_EXE_twinlog"), ["run", "--config", &file]));
-        wait_until("the daemon answers", || PathBuf::from(self.file("control")).exists());
-    }
-
-    fn program(&self) -> &Program {
-        self.program.as_ref().expect("it was started")
-    }
-
-    /// Its exit status and what it said.
-    fn ask(&self, arguments: &[&str]) -> (Option<i32>, String) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_twinlog"));
-        command.args(["--config", &self.file("twinlog.toml"), "--node", self.host.name]).args(arguments);
-        let output = self.host.visit(|| command.output()).unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(said).unwrap())
-    }
-
-    /// Which of the addresses are on the link.
-    fn held(&self) -> usize {
-        let index = self.host.eth0().index;
-        let there = self.host.netlink().addresses(Some(index)).unwrap();
-        self.vips.iter().filter(|vip| there.iter().any(|place| place.address == **vip)).count()
-    }
-
-    fn holds(&self) -> bool {
-        self.held() == self.vips.len()
-    }
-
-    fn is_bare(&self) -> bool {
-        self.held() == 0
-    }
-
-    /// The process that is not the guardian.
-    fn daemon(&self) -> nix::unistd::Pid {
-        let processes = self.program().processes();
-        assert_eq!(processes.len(), 2, "a guardian and a daemon");
-        processes[1]
-    }
-
-    fn has_ended(&self) -> bool {
-        kill(self.program().pid(), None).is_err()
-    }
-}
-
-/// Two nodes of which `b`, with the higher address, is the master.
-#[track_caller]
-fn elected<'a>(a: &'a Host, b: &'a Host) -> (Twin<'a>, Twin<'a>) {
-    let (mut a, mut b) = (Twin::new(a, &PLAIN), Twin::new(b, &PLAIN));
-    b.start();
-    wait_until("b is master", || b.holds());
-    a.start();
-    for node in [&a, &b] {
-        wait_until("they know each other", || node.ask(&["status", "--json"]).1.contains("\"peer_answers\": true"));
-    }
-    assert!(b.holds() && a.is_bare());
-    (a, b)
-}
 
 /// Lets something happen while 10 000 datagrams a second come to the address, and draws up the account.
 fn under_traffic(what: &str, client: &Host, hosts: [&Host; 2], happening: impl FnOnce()) -> Account {
@@ -341,18 +230,10 @@ fn a_higher_priority_preempts_only_if_told_to() {
     wait_until("b has taken over", || other.holds() && one.is_bare());
 }
 
-/// A keepalived with one virtual router on a host, and its files.
-fn keepalived(host: &Host, instance: &str, version: u8) -> (Program, TempDir) {
-    let directory = TempDir::with_prefix("twinlog-").unwrap();
-    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let text = format!(
-        "global_defs {{ vrrp_version {version} }}\n\
-         vrrp_instance one {{ interface eth0\n virtual_router_id 77\n {instance} }}\n"
-    );
-    std::fs::write(file("keepalived.conf"), text).unwrap();
-    let arguments =
-        ["-n", "-l", "-D", "-P", "-f", &file("keepalived.conf"), "-p", &file("pid"), "-r", &file("vrrp.pid")];
-    (host.start("keepalived", arguments), directory)
+/// Writes a file that only we may read.
+pub fn write_secret(file: &Path, text: &str) {
+    std::fs::write(file, text).unwrap();
+    std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
 }
 
 /// A keepalived of lower priority gives way to a twinlog that preempts, and takes over when that leaves.
@@ -361,9 +242,7 @@ fn with_keepalived(keys: &Keys<'_>, instance: &str, version: u8) {
     let (a, b) = (switch.host("a"), switch.host("b"));
     let mut ours = Twin::new(&a, keys);
     if keys.more.contains("auth_pass_file") {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::write(ours.file("pass"), "s3cr3t\n").unwrap();
-        std::fs::set_permissions(ours.file("pass"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        write_secret(Path::new(&ours.file("pass")), "s3cr3t\n");
         let text = std::fs::read_to_string(ours.file("twinlog.toml")).unwrap();
         std::fs::write(ours.file("twinlog.toml"), text.replace("PASS", &ours.file("pass"))).unwrap();
     }

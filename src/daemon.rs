@@ -26,6 +26,7 @@ use self::election::{Election, Unattended};
 use self::partner::Partner;
 use crate::config::{self, Config, HookEvent, SecretError};
 use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
+use crate::events::{self, Recorder};
 use crate::hooks::{self, Hooks, Runner};
 use crate::input::forward::Repeats;
 use crate::input::{self, Inputs};
@@ -47,6 +48,9 @@ pub type Reread<'a> = dyn Fn() -> Result<(Config, Vec<String>), ReloadRefused> +
 
 /// A second stop signal within this time of the first says nothing new.
 const SAME_WISH: Duration = Duration::from_millis(300);
+
+/// How long a stop waits at its end for the disk with the events file.
+const EVENTS_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a stop waits at its end for the commands of hooks.
 const HOOKS_GRACE: Duration = Duration::from_secs(5);
@@ -94,7 +98,7 @@ pub fn run(config: Config, reread: &Reread<'_>, page: Option<Arc<SharedPage>>) -
         let mut signals = Signals::new().map_err(io_error("cannot wait for signals"))?;
         let mut daemon = Daemon::start(config, &data_plane, page)?;
         let fault = daemon.serve(&mut signals, reread).await;
-        daemon.stop(&mut signals).await;
+        daemon.stop(&mut signals, fault.as_deref()).await;
         fault.map_or(Ok(()), |task| Err(RunError::Fault(task)))
     });
     // A reader that does not read our standard output must not keep the process.
@@ -164,6 +168,8 @@ struct Daemon<'a> {
     /// A drain, from its begin to the `undrain` after it; and how one ended that was called off.
     draining: Option<Draining>,
     last_drain: Option<crate::proto::drain::Drain>,
+    /// The events file, and what writes it.
+    events: Option<(Recorder, JoinHandle<()>)>,
     /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
     control: JoinHandle<()>,
     admin: Vec<JoinHandle<()>>,
@@ -237,10 +243,17 @@ impl<'a> Daemon<'a> {
             elected,
             partnered: partner.as_ref().map(Partner::partnered),
         });
+        let (recorder, writer) = Recorder::start(&config.borrow().data_dir, observed.node.to_string());
+        let before = events::how_the_last_run_ended(&config.borrow().data_dir);
+        let cause = format!("{before}, version {}", env!("CARGO_PKG_VERSION"));
+        recorder.tell(started.time, "started", Some(cause));
         let election = election.map(|election| {
-            let teller = election::Teller::new(&observed, &config.borrow().data_dir, hooks.clone(), role);
-            election.attend(&observed, teller, link_notices, aside.subscribe())
+            let teller = election::Teller { recorder: recorder.clone(), hooks: hooks.clone(), role };
+            election.attend(&observed, teller, aside.subscribe())
         });
+        if let Some(notices) = link_notices {
+            tokio::spawn(partner::tell(notices, recorder.clone()));
+        }
         let watch = tokio::spawn(hooks::watch(observed.clone(), hooks.clone()));
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         tracing::info!(socket = %config.borrow().control_socket.display(), "control socket open");
@@ -254,6 +267,7 @@ impl<'a> Daemon<'a> {
             draining: None,
             last_drain: None,
             hooks: Some(HooksAtWork { hooks, runner, watch }),
+            events: Some((recorder, writer)),
             stage,
             listening,
             last_reload,
@@ -272,6 +286,12 @@ impl<'a> Daemon<'a> {
         daemon.apply_inputs(&configured, opened);
         tracing::info!(elapsed = ?started.instant.elapsed(), "ready");
         Ok(daemon)
+    }
+
+    fn record(&self, event: &str, cause: &str) {
+        if let Some((recorder, _)) = &self.events {
+            recorder.tell(SystemTime::now(), event, Some(cause.to_owned()));
+        }
     }
 
     fn current(&self) -> Arc<Config> {
@@ -408,6 +428,12 @@ impl<'a> Daemon<'a> {
         let named = |name: &str| config.inputs.iter().any(|input| input.name() == name);
         self.observed.metrics.retain(named, |name| config.outputs.iter().any(|output| output.name == name));
         self.last_reload.send_replace(LastReload { successful: outcome.is_ok(), at: SystemTime::now() });
+        let (event, cause) = match &outcome {
+            Ok(report) if report.changes.is_empty() => ("reloaded", "nothing changed".to_owned()),
+            Ok(report) => ("reloaded", report.changes.join(", ")),
+            Err(refused) => ("reload_refused", refused.reason.clone()),
+        };
+        self.record(event, &cause);
         match &outcome {
             Ok(report) if report.changes.is_empty() => tracing::info!("configuration read again: nothing changed"),
             Ok(report) => tracing::info!(changes = report.changes.join(", "), "configuration applied"),
@@ -474,7 +500,7 @@ impl<'a> Daemon<'a> {
 
     /// Inputs first, then the journal, then the outputs, each within what is left of the deadline; a second signal ends
     /// the waiting, never the journal's order.
-    async fn stop(&mut self, signals: &mut Signals) {
+    async fn stop(&mut self, signals: &mut Signals, fault: Option<&str>) {
         let deadline = Instant::now() + self.current().drain.stop_deadline;
         let priority = self.observed.elected.as_ref().map_or(0, |elected| elected.handle.view().priority);
         if let Some(HooksAtWork { hooks, .. }) = &self.hooks {
@@ -540,6 +566,12 @@ impl<'a> Daemon<'a> {
         }
         if let Some(hooks) = self.hooks.take() {
             hooks.end(HOOKS_GRACE.min(deadline.saturating_duration_since(Instant::now()))).await;
+        }
+        self.record("stopped", &fault.map_or_else(|| "told to".to_owned(), |task| format!("{task} failed")));
+        if let Some((recorder, writer)) = self.events.take() {
+            // Only its end is waited for: the last to tell were the election and this.
+            drop(recorder);
+            let _ = timeout(EVENTS_GRACE, writer).await;
         }
         self.control.abort();
         self.admin.iter().for_each(JoinHandle::abort);

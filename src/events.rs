@@ -1,18 +1,27 @@
 //! The events file: what changed about the node and why, a JSON object a line, the newest last.
 //!
-//! `DATA_DIR/events`. The control plane appends; when there are a tenth more than [`EVENTS_MAX`], the oldest go. It is read
-//! by `twinlog events`, with or without a daemon. A line that is none, as a crash may leave one, is left out.
+//! `DATA_DIR/events`. When there are a tenth more than [`EVENTS_MAX`], the oldest go. It is read by `twinlog events`, with or
+//! without a daemon. A line that is none, as a crash may leave one, is left out.
+//!
+//! Whoever knows that something happened tells a [`Recorder`], which neither waits nor fails: one task writes, and the disk
+//! may take its time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Events that are kept.
 pub const EVENTS_MAX: usize = 10_000;
 /// How many more there may be before the oldest go, so that this is rare.
 const SLACK: usize = EVENTS_MAX / 10;
+/// Events that wait for the disk; more are logged and lost.
+const QUEUE_EVENTS: usize = 256;
 /// The file's name in the data directory.
 const FILE: &str = "events";
 
@@ -25,23 +34,72 @@ pub struct Event {
     pub at: String,
     /// To which node.
     pub node: String,
-    /// What, from a closed set: `became_master`, `fault_began`, …
+    /// What, from a closed set: `started`, `became_master`, `fault_began`, …
     pub event: String,
     /// Why, or which.
     pub cause: Option<String>,
 }
 
+/// Where to tell events. Clones tell the same file; when the last one is gone, what waits is still written.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    queue: mpsc::Sender<Event>,
+    node: String,
+}
+
+impl Recorder {
+    /// Starts the task that writes, on the runtime at hand. Its end comes after that of the last clone.
+    #[must_use]
+    pub fn start(data_dir: &Path, node: String) -> (Recorder, JoinHandle<()>) {
+        let (queue, waiting) = mpsc::channel(QUEUE_EVENTS);
+        (Recorder { queue, node }, tokio::spawn(write(Events::of(data_dir), waiting)))
+    }
+
+    /// Tells that something happened. Never waits.
+    pub fn tell(&self, at: SystemTime, event: &str, cause: Option<String>) {
+        let at = DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Micros, true);
+        let told = Event { v: 1, at, node: self.node.clone(), event: event.to_owned(), cause };
+        if self.queue.try_send(told).is_err() {
+            tracing::warn!(event, "not in the events file: {QUEUE_EVENTS} wait for the disk");
+        }
+    }
+}
+
+async fn write(mut events: Events, mut waiting: mpsc::Receiver<Event>) {
+    while let Some(event) = waiting.recv().await {
+        let written = tokio::task::spawn_blocking(move || {
+            let outcome = events.append(&event);
+            (events, outcome)
+        });
+        let Ok((back, outcome)) = written.await else { return };
+        events = back;
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "cannot write to the events file");
+        }
+    }
+}
+
+/// How the run before this one ended, by its events: the cause of a start.
+#[must_use]
+pub fn how_the_last_run_ended(data_dir: &Path) -> &'static str {
+    let events = read(data_dir).unwrap_or_default();
+    match events.iter().rev().find(|event| ["started", "stopped"].contains(&event.event.as_str())) {
+        None => "for the first time",
+        Some(event) if event.event == "stopped" => "after a stop",
+        Some(_) => "after a run that did not stop in order",
+    }
+}
+
 /// The file, for its one writer.
 #[derive(Debug)]
-pub struct Events {
+struct Events {
     path: PathBuf,
     lines: usize,
 }
 
 impl Events {
     /// The events of a data directory; the file comes with the first of them.
-    #[must_use]
-    pub fn of(data_dir: &Path) -> Events {
+    fn of(data_dir: &Path) -> Events {
         let path = data_dir.join(FILE);
         let lines = fs::read(&path).map_or(0, |bytes| bytes.iter().filter(|byte| **byte == b'\n').count());
         Events { path, lines }
@@ -51,7 +109,7 @@ impl Events {
     ///
     /// # Errors
     /// What the system says; the event is lost then.
-    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+    fn append(&mut self, event: &Event) -> io::Result<()> {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         OpenOptions::new().create(true).append(true).open(&self.path)?.write_all(&line)?;
@@ -91,6 +149,22 @@ pub fn read(data_dir: &Path) -> io::Result<Vec<Event>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_told_is_written_and_tells_the_next_start_how_it_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(how_the_last_run_ended(directory.path()), "for the first time");
+        for (last, ended) in [("reloaded", "after a run that did not stop in order"), ("stopped", "after a stop")] {
+            let (recorder, writer) = Recorder::start(directory.path(), "agg-a".to_owned());
+            recorder.tell(SystemTime::UNIX_EPOCH, "started", None);
+            recorder.tell(SystemTime::UNIX_EPOCH, last, Some("cause".to_owned()));
+            drop(recorder);
+            writer.await.unwrap();
+            assert_eq!(how_the_last_run_ended(directory.path()), ended);
+        }
+        let events = read(directory.path()).unwrap();
+        assert_eq!((events.len(), events[3].at.as_str()), (4, "1970-01-01T00:00:00.000000Z"));
+    }
 
     #[test]
     fn the_newest_are_kept_and_a_torn_line_is_left_out() {

@@ -160,6 +160,11 @@ fn vrrp(out: &mut Families<'_>, elected: &Elected) -> fmt::Result {
         late.metric_type(),
     )?;
     late.encode(family.encode_family(&vec![vrid.clone()])?)?;
+    let help = "From the old master's last advertisement to the decision, and from there until the addresses were held";
+    let mut family = out.0.encode_descriptor("takeover_seconds", help, None, MetricType::Histogram)?;
+    for (phase, took) in [("silence", &metrics.takeover.silence), ("address", &metrics.takeover.address)] {
+        took.encode(family.encode_family(&vec![("phase", phase.to_owned())])?)?;
+    }
     let gauge = |value: f64| [(vec![vrid.clone()], value)];
     out.gauges("vrrp_priority", "The priority in force", gauge(f64::from(view.priority)))?;
     let last = metrics.last_transition() as f64 / 1e3;

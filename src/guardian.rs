@@ -213,7 +213,7 @@ impl LastRites {
         let mut netlink = Netlink::open()?;
         let Some(interface) = netlink.interface(&pair.interface)? else { return Ok(None) };
         let index = interface.index;
-        let (members, complete) = members(pair, &netlink.addresses(Some(index))?);
+        let (members, complete) = members(pair, &netlink.addresses(Some(index))?, &[]);
         let dialect = Dialect { password, ..Dialect::default() };
         let mut farewells = Vec::new();
         for member in members {

@@ -79,6 +79,8 @@ pub struct VrrpMetrics {
     pub lease_expired: Counter,
     /// How late our own advertisements were.
     pub late_seconds: LateSeconds,
+    /// How long takeovers took.
+    pub takeover: Takeover,
     /// Notices that the control plane did not take in time.
     pub notices_lost: Counter,
     last_transition: AtomicU64,
@@ -107,6 +109,23 @@ impl Default for LateSeconds {
     fn default() -> LateSeconds {
         // From a thread that runs at once to two intervals of 100 ms, after which the node steps back.
         LateSeconds(Histogram::new([0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2]))
+    }
+}
+
+/// How long takeovers took, by phase, in seconds.
+#[derive(Debug)]
+pub struct Takeover {
+    /// From the old master's last advertisement to the decision.
+    pub silence: Histogram,
+    /// From the decision until the addresses were on the link.
+    pub address: Histogram,
+}
+
+impl Default for Takeover {
+    fn default() -> Takeover {
+        // From a planned move to three intervals of a second and the skew.
+        let buckets = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 1.0, 4.0];
+        Takeover { silence: Histogram::new(buckets), address: Histogram::new(buckets) }
     }
 }
 

@@ -92,6 +92,7 @@ impl Elected {
             "adverts_noted": metrics.noted.get(),
             "transitions": metrics.transitions.get().values().sum::<u64>(),
             "restored": metrics.restored.get(),
+            "foreign": view.foreign,
         })
     }
 
@@ -99,7 +100,7 @@ impl Elected {
         if self.handle.view().vip_held { "active" } else { "standby" }
     }
 
-    /// What keeps it out of the election and is said nowhere else.
+    /// What is wrong with the election and is said nowhere else.
     fn faults(&self) -> Vec<String> {
         let words = |fault: &&'static str| match *fault {
             "interface_down" => Some(format!("the interface {} of the pair is down or gone", self.pair.interface)),
@@ -107,9 +108,15 @@ impl Elected {
                 Some(format!("{} lacks its own address, so it cannot take part", self.pair.interface))
             }
             "data_plane_stalled" => Some("the data plane stands still, so this node holds no address".to_owned()),
+            "journal_full" => Some("the journal is full, so a peer that is well takes the address".to_owned()),
             _ => None,
         };
-        self.handle.view().faults.iter().filter_map(words).collect()
+        let view = self.handle.view();
+        let foreign = view.foreign.map(|address| {
+            let (vrid, interface) = (self.pair.vrid, &self.pair.interface);
+            format!("another pair uses our vrid {vrid} on {interface}: {address} advertises other addresses with it")
+        });
+        view.faults.iter().filter_map(words).chain(foreign).collect()
     }
 }
 
@@ -338,7 +345,7 @@ impl Observed {
             pid: std::process::id(),
             uptime_seconds: (self.started.instant.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             role: self.elected.as_ref().map_or("standalone", Elected::role).to_owned(),
-            stage: self.stage.borrow().as_str().to_owned(),
+            stage: self.stage().to_owned(),
             faults: self.faults(),
             safe_to_drain,
             safe_to_drain_reason,
@@ -360,6 +367,13 @@ impl Observed {
     #[must_use]
     pub fn shown(&self) -> Option<String> {
         serde_json::to_string(self.status(SystemTime::now()).nodes.first()?).ok()
+    }
+
+    /// The stage, for people: a hand-over is one too, although the data plane goes on as before.
+    fn stage(&self) -> &'static str {
+        let stage = *self.stage.borrow();
+        let hands_over = self.elected.as_ref().is_some_and(|elected| elected.handle.view().is_handing_over);
+        if stage == Stage::Serving && hands_over { "handing_over" } else { stage.as_str() }
     }
 
     /// What is wrong: what the daemon says, and what the journal's state says.

@@ -23,15 +23,17 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub(crate) use link::members;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use crate::config::Pair;
 use crate::metrics::VrrpMetrics;
 use crate::proto::node::{Fault, Report};
+use crate::proto::vrrp::BootTime;
 use crate::proto::vrrp::advertisement::Password;
 use crate::sys::netlink::Netlink;
 use crate::sys::robust_mutex::SharedPage;
@@ -76,6 +78,8 @@ pub struct View {
     pub faults: Vec<&'static str>,
     /// Whether the peer's process answered lately.
     pub peer_answers: bool,
+    /// Another pair with our number, heard lately: one of its addresses.
+    pub foreign: Option<IpAddr>,
 }
 
 /// What happened, and when.
@@ -106,6 +110,8 @@ struct Shared {
     fail_overs: AtomicU32,
     faults: AtomicU8,
     beats: AtomicU64,
+    /// When the thread last woke up, in milliseconds since the host's boot.
+    awake_at: AtomicU64,
     view: Mutex<View>,
 }
 
@@ -136,8 +142,7 @@ impl Vip {
         let handle = Handle { shared, wake };
         let mut election = thread::Election::new(settings, handle.clone(), sender)?;
         let thread = std::thread::Builder::new().name("vip".to_owned()).spawn(move || {
-            let _ = scheduling::make_urgent();
-            election.run();
+            election.run(scheduling::make_urgent());
         })?;
         Ok((Vip { handle, thread }, notices))
     }
@@ -161,6 +166,13 @@ impl Handle {
     #[must_use]
     pub fn view(&self) -> View {
         self.shared.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Time since the thread last woke up; it does so ten times a second.
+    #[must_use]
+    pub fn silent_for(&self) -> Duration {
+        let awake_at = Duration::from_millis(self.shared.awake_at.load(Ordering::Relaxed));
+        since_boot().0.saturating_sub(awake_at)
     }
 
     /// Asks for a hand-over; what came of it is a notice. A node that is not active does nothing.
@@ -192,9 +204,19 @@ impl Handle {
 }
 
 impl Shared {
+    fn wake_up(&self, now: BootTime) {
+        self.awake_at.store(u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
     fn publish(&self, view: View) {
         *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view;
     }
+}
+
+/// The time since the host's boot, sleep included.
+fn since_boot() -> BootTime {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every kernel since 2.6.39 has this clock");
+    BootTime(time.into())
 }
 
 /// Removes the shared addresses from every interface where an earlier run left them: exactly those with a host prefix.

@@ -159,7 +159,8 @@ fn every_verb_has_help_with_its_exit_statuses_or_examples() {
     let world = World::new();
     let help = world.run(&["--help"]);
     assert_eq!(help.status, 0);
-    for verb in ["run", "init", "check", "status", "tail", "journal", "reload", "completions", "man", "version"] {
+    for verb in ["run", "demo", "init", "check", "status", "tail", "journal", "reload", "completions", "man", "version"]
+    {
         assert!(help.stdout.lines().any(|line| line.trim_start().starts_with(verb)), "{verb}");
         assert_eq!(world.run(&[verb, "--help"]).status, 0);
     }

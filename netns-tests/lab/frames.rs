@@ -1,6 +1,9 @@
-//! The frames that announce an address, made here from the RFCs and not by the code under test.
+//! The frames that announce an address, and advertisements, made here from the RFCs and not by the code under test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Where advertisements go over IPv4 (RFC 9568, 5.1.1.2).
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
 
 /// A gratuitous ARP request (RFC 5227, 3), or an unsolicited neighbor advertisement with the override flag (RFC 4861,
 /// 7.2.6).
@@ -41,6 +44,32 @@ fn neighbor_advertisement(address: Ipv6Addr, mac: [u8; 6]) -> Vec<u8> {
     frame.extend(all_nodes.octets());
     frame.extend(message);
     frame
+}
+
+/// An advertisement of version 3 over IPv4 as it should be (RFC 9568, 5.1.1, 5.2), from `source` to the group.
+pub fn advertisement(source: Ipv4Addr, vrid: u8, priority: u8, centiseconds: u8, vip: Ipv4Addr) -> Vec<u8> {
+    let mut message = vec![0x31, vrid, priority, 1, 0, centiseconds, 0, 0];
+    message.extend(vip.octets());
+    sum_up(source, &mut message);
+    message
+}
+
+/// Gives a message of version 3 over IPv4 the right checksum (RFC 9568, 5.2.8).
+pub fn sum_up(source: Ipv4Addr, message: &mut [u8]) {
+    message[6..8].fill(0);
+    let pseudo_header = [&source.octets()[..], &GROUP.octets(), &[0, 112, 0, message.len() as u8]].concat();
+    let sum = checksum(&[&pseudo_header, &*message].concat());
+    message[6..8].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// A VRRP message in an IPv4 packet to the group, in a frame.
+pub fn to_the_group(mac: [u8; 6], source: Ipv4Addr, ttl: u8, message: &[u8]) -> Vec<u8> {
+    let mut header = vec![0x45, 0xc0, 0, 20 + message.len() as u8, 0, 0, 0, 0, ttl, 112, 0, 0];
+    header.extend(source.octets());
+    header.extend(GROUP.octets());
+    let sum = checksum(&header);
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&[1, 0, 0x5e, 0, 0, 18][..], &mac, &[8, 0], &header, message].concat()
 }
 
 /// RFC 1071; an even number of bytes.

@@ -26,6 +26,10 @@ impl Host {
         &self.namespace
     }
 
+    pub(super) fn number(&self) -> u8 {
+        self.number
+    }
+
     /// Gives the cable that was just plugged in its addresses.
     #[track_caller]
     pub(super) fn come_up(&self) {

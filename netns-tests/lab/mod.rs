@@ -9,10 +9,13 @@
 
 pub mod frames;
 mod host;
+pub mod keepalived;
 mod namespace;
 mod program;
 mod switch;
 pub mod traffic;
+pub mod twin;
+pub mod watch;
 
 pub use host::Host;
 pub use program::Program;

@@ -29,14 +29,20 @@ impl Switch {
         let number = self.hosts.get() + 1;
         self.hosts.set(number);
         let host = Host::new(name, number);
-        let theirs = host.namespace().path();
+        self.connect(&host);
+        host
+    }
+
+    /// Gives a host that has none its cable: `eth0` with its addresses.
+    #[track_caller]
+    pub fn connect(&self, host: &Host) {
+        let (name, number, theirs) = (host.name, host.number(), host.namespace().path());
         let theirs = theirs.to_str().expect("text");
         self.ip(&format!(
             "link add name {name} type veth peer name eth0 address 02:00:00:00:00:{number:02x} netns {theirs}"
         ));
         self.ip(&format!("link set dev {name} master switch up"));
         host.come_up();
-        host
     }
 
     /// Pulls a host's cable: it sees that its link is down.

@@ -15,9 +15,17 @@ struct Check {
 pub(super) struct Health(Vec<Check>);
 
 impl Health {
-    /// Restart it if not: the journal's thread gave a sign of life in the last five seconds.
+    /// Restart it if not: the journal's thread gave a sign of life in the last five seconds, and with a pair the
+    /// election's too.
     pub(super) fn live(observed: &Observed) -> Health {
-        Health(vec![heartbeat(observed)])
+        let mut checks = vec![heartbeat(observed)];
+        if let Some(elected) = &observed.elected {
+            let silent = elected.handle.silent_for();
+            // Its thread ends first when the daemon stops.
+            let ok = silent <= HEARTBEAT_MAX || elected.handle.view().has_left;
+            checks.push(Check { name: "vip", ok, finding: format!("{:.1} s ago", silent.as_secs_f64()) });
+        }
+        Health(checks)
     }
 
     /// Send nothing to it if not: it stores, it listens, and it is not leaving.

@@ -1,10 +1,8 @@
 //! The daemon's side of the election: it feeds the thread of the virtual IP, and tells what happens there.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -12,11 +10,10 @@ use tokio::time::timeout;
 use super::RunError;
 use crate::config::{Config, HookEvent, read_password};
 use crate::control::{FailOverRefused, Unmoved};
-use crate::events::{Event, Events};
+use crate::events::Recorder;
 use crate::hooks::{self, Hooks};
 use crate::journal;
 use crate::metrics::VrrpMetrics;
-use crate::pair;
 use crate::proto::node::{Fault, Report};
 use crate::proto::vrrp::virtual_router::Cause;
 use crate::status::{Elected, HEARTBEAT_MAX, Observed};
@@ -25,7 +22,7 @@ use crate::vip::{self, Handle, Happened, Notice, Vip};
 
 /// Between two beats, and two looks for faults.
 const BEAT: Duration = Duration::from_millis(100);
-/// How long the journal may have no room before the node no longer holds the addresses. A burst fills it for seconds.
+/// How long the journal may have no room before the node gives way to a peer that is well. A burst fills it for seconds.
 const FULL_FOR: Duration = Duration::from_secs(60);
 /// Between two looks at a hand-over.
 const LOOK: Duration = Duration::from_millis(5);
@@ -61,17 +58,11 @@ impl Unattended {
         Ok(Some((Unattended { vip, notices }, elected)))
     }
 
-    /// Begins to beat and to tell, what the link has to say, too.
-    pub(super) fn attend(
-        self,
-        observed: &Arc<Observed>,
-        teller: Teller,
-        link: Option<mpsc::Receiver<pair::Notice>>,
-        aside: watch::Receiver<bool>,
-    ) -> Election {
+    /// Begins to beat and to tell.
+    pub(super) fn attend(self, observed: &Arc<Observed>, teller: Teller, aside: watch::Receiver<bool>) -> Election {
         let Unattended { vip, notices } = self;
         let beat = tokio::spawn(beat(observed.clone(), vip.handle(), aside));
-        let tell = tokio::spawn(teller.run(notices, link, vip.handle()));
+        let tell = tokio::spawn(teller.run(notices, vip.handle()));
         Election { vip, beat, tell }
     }
 }
@@ -132,48 +123,15 @@ pub(super) struct Role {
 
 /// Whom what happens is told to.
 pub(super) struct Teller {
-    events: Events,
-    node: String,
-    hooks: Hooks,
-    role: watch::Sender<Role>,
+    pub(super) recorder: Recorder,
+    pub(super) hooks: Hooks,
+    pub(super) role: watch::Sender<Role>,
 }
 
 impl Teller {
-    /// Tells the events file of this data directory, these hooks, and whoever looks at `role`.
-    pub(super) fn new(observed: &Observed, data_dir: &Path, hooks: Hooks, role: watch::Sender<Role>) -> Teller {
-        Teller { events: Events::of(data_dir), node: observed.node.to_string(), hooks, role }
-    }
-
-    /// Tells until the thread has ended.
-    async fn run(
-        mut self,
-        mut notices: mpsc::Receiver<Notice>,
-        mut link: Option<mpsc::Receiver<pair::Notice>>,
-        handle: Handle,
-    ) {
-        loop {
-            let of_link = async {
-                match &mut link {
-                    Some(link) => link.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let notice = tokio::select! {
-                notice = notices.recv() => match notice {
-                    Some(notice) => notice,
-                    None => return,
-                },
-                notice = of_link => {
-                    match notice {
-                        Some(notice) => match self.write(SystemTime::now(), event_of_link(notice)).await {
-                            Some(back) => self = back,
-                            None => return,
-                        },
-                        None => link = None,
-                    }
-                    continue;
-                }
-            };
+    /// Tells the log, the hooks and the events file, until the thread has ended.
+    async fn run(self, mut notices: mpsc::Receiver<Notice>, handle: Handle) {
+        while let Some(notice) = notices.recv().await {
             log(&notice.what);
             if let Happened::Node(Report::Became { state, .. }) = &notice.what {
                 let active_since = (*state == "Master").then(Instant::now);
@@ -183,36 +141,10 @@ impl Teller {
                 let (at, cause, priority) = (notice.at, cause.as_str().to_owned(), handle.view().priority);
                 self.hooks.tell(hooks::Event { kind, at, cause, priority });
             }
-            let Some(event) = event_of(&notice.what) else { continue };
-            match self.write(notice.at, event).await {
-                Some(back) => self = back,
-                None => return,
+            if let Some((event, cause)) = event_of(&notice.what) {
+                self.recorder.tell(notice.at, event, cause);
             }
         }
-    }
-
-    /// Writes an event. The disk may take its time; the election does not wait for it.
-    async fn write(mut self, at: SystemTime, (event, cause): (&'static str, Option<String>)) -> Option<Teller> {
-        let at = DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Micros, true);
-        let event = Event { v: 1, at, node: self.node.clone(), event: event.to_owned(), cause };
-        let written = tokio::task::spawn_blocking(move || {
-            let outcome = self.events.append(&event);
-            (self, outcome)
-        });
-        let (back, outcome) = written.await.ok()?;
-        if let Err(error) = outcome {
-            tracing::warn!(%error, "cannot write to the events file");
-        }
-        Some(back)
-    }
-}
-
-/// The event's name and cause.
-fn event_of_link(notice: pair::Notice) -> (&'static str, Option<String>) {
-    match notice {
-        pair::Notice::Connected => ("link_connected", None),
-        pair::Notice::Lost(why) => ("link_lost", Some(why)),
-        pair::Notice::RolledBack(what) => ("journal_rolled_back", Some(what)),
     }
 }
 
@@ -229,6 +161,9 @@ fn log(what: &Happened) {
     match what {
         Happened::Node(Report::Became { state, cause }) => {
             tracing::info!(state, cause = cause.as_str(), "the election's state changed");
+        }
+        Happened::Node(Report::FaultBegan(Fault::JournalFull)) => {
+            tracing::error!("the journal is full: a peer that is well takes the addresses over");
         }
         Happened::Node(Report::FaultBegan(fault)) => {
             tracing::error!(fault = fault.as_str(), "this node cannot hold the addresses");

@@ -1,7 +1,7 @@
 //! The daemon's side of the pair link: what this node tells the other one, and which journals it delivers.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -10,6 +10,7 @@ use tokio::time::{sleep, timeout};
 use super::RunError;
 use super::election::Role;
 use crate::config::{self, Config, read_pair_key};
+use crate::events::Recorder;
 use crate::journal::Journal;
 use crate::pair::mirrors::Mirrors;
 use crate::pair::{self, Notice, Pair, View};
@@ -173,6 +174,18 @@ impl Partner {
         if let Err(error) = tokio::task::spawn_blocking(move || mirrors.close()).await {
             tracing::error!(%error, "cannot close the mirrors");
         }
+    }
+}
+
+/// Tells the events file what happens to the link, until that is over.
+pub(super) async fn tell(mut notices: mpsc::Receiver<Notice>, recorder: Recorder) {
+    while let Some(notice) = notices.recv().await {
+        let (event, cause) = match notice {
+            Notice::Connected => ("link_connected", None),
+            Notice::Lost(why) => ("link_lost", Some(why)),
+            Notice::RolledBack(what) => ("journal_rolled_back", Some(what)),
+        };
+        recorder.tell(SystemTime::now(), event, cause);
     }
 }
 

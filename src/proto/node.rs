@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | a fault begins | priority 0, the addresses released; the election goes on without this node |
 //! | the last fault ends | after `settle` without a new one: Backup, listening |
+//! | the journal is full | priority 1: a peer that is well takes over; if it is full too, the master stays |
 //! | `fail_over` as master | priority 0 at every interval, *addresses kept* until the peer is heard as master; then standby |
 //! | nobody takes over in time | the old priority again, still master; `fail_over` failed |
 //! | `leave` | as `fail_over`, but nobody in time means: priority 0 and the addresses released |
@@ -50,7 +51,8 @@ pub enum Fault {
     OwnAddressGone,
     /// The journal takes nothing more before a restart.
     JournalPoisoned,
-    /// The journal has no room and has been waiting for long.
+    /// The journal has no room and has been waiting for long. The only one with which a node still takes part: a master
+    /// that lets its senders wait is better than none.
     JournalFull,
     /// An input cannot read from its sockets.
     InputNotListening,
@@ -73,6 +75,11 @@ impl Fault {
             Fault::DataPlaneStalled => "data_plane_stalled",
             Fault::Drained => "drained",
         }
+    }
+
+    /// Whether a node with it leaves the election, or gives way to any other that is in it.
+    fn excludes(self) -> bool {
+        self != Fault::JournalFull
     }
 }
 
@@ -182,7 +189,8 @@ impl Node {
             effects: VecDeque::new(),
         };
         node.faults.iter().for_each(|fault| node.effects.push_back(Effect::Report(Report::FaultBegan(*fault))));
-        if node.faults.is_empty() {
+        node.router.set_priority(now, node.priority());
+        if !node.is_excluded() {
             node.take_part(now);
         }
         Ok(node)
@@ -217,6 +225,12 @@ impl Node {
         self.has_left
     }
 
+    /// When the master was heard last; when the node began to take part, if it has not been heard since.
+    #[must_use]
+    pub fn heard_at(&self) -> BootTime {
+        self.heard_at
+    }
+
     /// What is wanted now.
     #[must_use]
     pub fn desired(&self) -> Desired {
@@ -247,14 +261,23 @@ impl Node {
         }
         if present {
             self.faults.insert(fault);
-            self.effects.push_back(Effect::Report(Report::FaultBegan(fault)));
-            self.well_at = None;
-            self.step_down(now);
         } else {
             self.faults.remove(&fault);
-            self.effects.push_back(Effect::Report(Report::FaultEnded(fault)));
-            if self.faults.is_empty() {
-                self.well_at = Some(now + self.settings.settle);
+        }
+        let report = if present { Report::FaultBegan } else { Report::FaultEnded };
+        self.effects.push_back(Effect::Report(report(fault)));
+        match (fault.excludes(), present) {
+            (true, true) => {
+                self.well_at = None;
+                self.step_down(now);
+            }
+            (true, false) if !self.is_excluded() => self.well_at = Some(now + self.settings.settle),
+            (true, false) => {}
+            // Whoever hands over has said 0, which is less than this would be.
+            (false, _) if self.hand_over.is_some() => {}
+            (false, _) => {
+                self.router.set_priority(now, self.priority());
+                self.collect(now);
             }
         }
     }
@@ -356,6 +379,15 @@ impl Node {
         self.effects.pop_front()
     }
 
+    fn is_excluded(&self) -> bool {
+        self.faults.iter().any(|fault| fault.excludes())
+    }
+
+    /// What the node deserves, hand-overs aside.
+    fn priority(&self) -> Priority {
+        if self.faults.contains(&Fault::JournalFull) { Priority::YIELDING } else { self.settings.router.priority }
+    }
+
     fn take_part(&mut self, now: BootTime) {
         self.well_at = None;
         self.heard_at = now;
@@ -368,7 +400,7 @@ impl Node {
         self.has_left |= self.hand_over.take().is_some_and(|hand_over| hand_over.leaving);
         self.router.handle_shutdown();
         self.collect(now);
-        self.router.set_priority(now, self.settings.router.priority);
+        self.router.set_priority(now, self.priority());
     }
 
     fn hand_over(&mut self, now: BootTime, leaving: bool) {
@@ -391,7 +423,7 @@ impl Node {
             self.step_down(now);
             self.has_left = true;
         } else {
-            self.router.set_priority(now, self.settings.router.priority);
+            self.router.set_priority(now, self.priority());
             self.collect(now);
         }
     }

@@ -215,3 +215,34 @@ fn a_claim_of_another_is_answered_but_not_during_a_hand_over() {
     node.handle_claim(at(420));
     assert_eq!(effects(&mut node), Vec::<String>::new());
 }
+
+#[test]
+fn a_full_journal_asks_to_be_relieved_and_keeps_the_addresses_until_then() {
+    let mut node = master();
+    node.set_fault(at(400), Fault::JournalFull, true);
+    assert_eq!(effects(&mut node), ["FaultBegan(JournalFull)", "advertise 1"]);
+    assert!(run(&mut node, at(20_000)).contains(&"advertise 1".to_owned()));
+    assert!(node.desired().hold_addresses, "nobody came");
+    node.handle_advertisement(at(20_000), address(12), &advertisement(100)).unwrap();
+    node.handle_timeout(at(20_000));
+    assert_eq!(effects(&mut node), ["advertise 1", "Release", "Backup better_master"]);
+    node.set_fault(at(20_010), Fault::JournalFull, false);
+    assert_eq!(node.router().priority(), Priority(100));
+}
+
+#[test]
+fn a_full_journal_does_not_end_another_fault_or_a_hand_over() {
+    let mut node = master();
+    node.set_fault(at(400), Fault::InterfaceDown, true);
+    node.set_fault(at(410), Fault::JournalFull, true);
+    node.set_fault(at(420), Fault::InterfaceDown, false);
+    run(&mut node, at(420) + SETTLE);
+    assert_eq!((node.router().state().as_str(), node.router().priority()), ("Backup", Priority::YIELDING));
+
+    let mut node = master();
+    node.fail_over(at(400)).unwrap();
+    node.set_fault(at(410), Fault::JournalFull, true);
+    assert_eq!(node.router().priority(), Priority::LEAVING);
+    run(&mut node, at(2_000));
+    assert_eq!(node.router().priority(), Priority::YIELDING, "nobody took over");
+}

@@ -7,6 +7,7 @@
 pub mod capabilities;
 pub mod clock;
 pub mod link_layer;
+pub mod namespace;
 pub mod netlink;
 pub mod process;
 pub mod random;

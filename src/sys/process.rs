@@ -30,8 +30,8 @@ pub fn split() -> io::Result<Split> {
         ForkResult::Parent { child } => Ok(Split::Parent(child)),
         ForkResult::Child => {
             set_pdeathsig(Signal::SIGTERM)?;
-            // It may have died before it was asked for.
-            if getppid() != parent {
+            // It may have died before it was asked for. In a process namespace of its own a child has no parent to see.
+            if ![parent, Pid::from_raw(0)].contains(&getppid()) {
                 return Err(io::Error::other("the guardian has gone"));
             }
             Ok(Split::Child)

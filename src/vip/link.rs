@@ -168,8 +168,9 @@ fn each(outcomes: impl Iterator<Item = io::Result<()>>) -> io::Result<()> {
 }
 
 /// The families of the election, and whether all of them have their own address on the interface: over IPv4 the
-/// configured one, over IPv6 the link's own, which is what advertisements come from (RFC 9568, 5.1.2.1).
-pub(crate) fn members(pair: &Pair, there: &[Address]) -> (Vec<Member>, bool) {
+/// configured one, over IPv6 the link's own, which is what advertisements come from (RFC 9568, 5.1.2.1). `told` is what
+/// the peer says that it advertises from: it counts where the configuration does not know.
+pub(crate) fn members(pair: &Pair, there: &[Address], told: &[IpAddr]) -> (Vec<Member>, bool) {
     let mut complete = true;
     let first = pair.vips.first().map(|vip| Family::of(vip.address));
     let mut families = vec![Family::V4, Family::V6];
@@ -189,7 +190,8 @@ pub(crate) fn members(pair: &Pair, there: &[Address]) -> (Vec<Member>, bool) {
         };
         complete &= found.is_some();
         let unknown = || if known { pair.own_node().address } else { unspecified(family) };
-        let peers = if known { vec![pair.peer_node().address] } else { Vec::new() };
+        let of_family = || told.iter().copied().filter(|peer| Family::of(*peer) == family && found != Some(*peer));
+        let peers = if known { vec![pair.peer_node().address] } else { of_family().collect() };
         Some(Member { address: found.unwrap_or_else(unknown), peers, vips })
     });
     let members = members.collect();

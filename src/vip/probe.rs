@@ -3,6 +3,9 @@
 //!
 //! Both nodes have a UDP socket from `pair.port` to `pair.port`. A refusal is a proof of death only if the process answered
 //! shortly before: a router that is no twinlog never has the port.
+//!
+//! Question and answer are text: a word, then the addresses that the sender advertises from. Over IPv6 those are link-local
+//! ones, which no configuration names, and without which nobody knows that the master that was heard is the peer.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -13,8 +16,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::proto::vrrp::BootTime;
 
-const QUESTION: &[u8] = b"twinlog?";
-const ANSWER: &[u8] = b"twinlog!";
+const QUESTION: &str = "twinlog?";
+const ANSWER: &str = "twinlog!";
+/// A word and two addresses of at most 39 characters, each behind a space.
+const MESSAGE_BYTES_MAX: usize = 8 + 2 * 40;
 /// Between two questions while nothing is late.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long an answer proves that the peer is a twinlog.
@@ -28,6 +33,9 @@ const TAKEN_MAX: usize = 32;
 #[derive(Debug)]
 pub(super) struct Probe {
     socket: UdpSocket,
+    question: String,
+    answer: String,
+    peers: Vec<IpAddr>,
     answered_at: Option<BootTime>,
     ask_at: BootTime,
 }
@@ -44,7 +52,20 @@ impl Probe {
         socket.bind(&SocketAddr::new(own, port).into())?;
         // Without a route there is nobody to ask, now.
         let _ = socket.connect(&SocketAddr::new(peer, port).into());
-        Ok(Probe { socket: socket.into(), answered_at: None, ask_at: now })
+        let (question, answer) = (QUESTION.to_owned(), ANSWER.to_owned());
+        Ok(Probe { socket: socket.into(), question, answer, peers: Vec::new(), answered_at: None, ask_at: now })
+    }
+
+    /// Tells the peer from now on which addresses this node advertises from.
+    pub(super) fn introduce(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        let addresses: String = addresses.into_iter().map(|address| format!(" {address}")).collect();
+        self.question = format!("{QUESTION}{addresses}");
+        self.answer = format!("{ANSWER}{addresses}");
+    }
+
+    /// Which addresses the peer says that it advertises from; at most one of each family.
+    pub(super) fn peers(&self) -> &[IpAddr] {
+        &self.peers
     }
 
     /// Asks if it is time; true if the peer is dead.
@@ -55,7 +76,7 @@ impl Probe {
     /// Asks; true if an earlier question was refused meanwhile, which is told here.
     pub(super) fn ask(&mut self, now: BootTime) -> bool {
         self.ask_at = now + EVERY;
-        match self.socket.send(QUESTION) {
+        match self.socket.send(self.question.as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => self.is_known(now),
             _ => false,
         }
@@ -63,18 +84,17 @@ impl Probe {
 
     /// Takes what came, and answers; true if the peer is dead.
     pub(super) fn receive(&mut self, now: BootTime) -> bool {
-        let (mut bytes, mut refused) = ([0; 16], false);
+        let (mut bytes, mut refused) = ([0; MESSAGE_BYTES_MAX], false);
         for _ in 0..TAKEN_MAX {
             match self.socket.recv(&mut bytes) {
-                // Whoever asks lives as well as whoever answers.
-                Ok(length) if [QUESTION, ANSWER].contains(&&bytes[..length]) => {
-                    if bytes[..length] == *QUESTION {
-                        let _ = self.socket.send(ANSWER);
+                Ok(length) => {
+                    let Some((word, peers)) = read(&bytes[..length]) else { continue };
+                    if word == QUESTION {
+                        let _ = self.socket.send(self.answer.as_bytes());
                     }
-                    self.answered_at = Some(now);
-                    refused = false;
+                    // Whoever asks lives as well as whoever answers.
+                    (self.peers, self.answered_at, refused) = (peers, Some(now), false);
                 }
-                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused = true,
                 Err(_) => break,
             }
@@ -97,6 +117,19 @@ impl Probe {
     }
 }
 
+/// A question's or an answer's word, and where its sender advertises from; `None` for anything else.
+fn read(message: &[u8]) -> Option<(&str, Vec<IpAddr>)> {
+    let mut parts = std::str::from_utf8(message).ok()?.split(' ');
+    let word = parts.next().filter(|word| [QUESTION, ANSWER].contains(word))?;
+    let mut peers: Vec<IpAddr> = Vec::new();
+    for address in parts.flat_map(str::parse::<IpAddr>) {
+        if peers.iter().all(|other| other.is_ipv4() != address.is_ipv4()) {
+            peers.push(address);
+        }
+    }
+    Some((word, peers))
+}
+
 impl AsFd for Probe {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -106,6 +139,15 @@ impl AsFd for Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_question_or_answer_is_nothing() {
+        assert_eq!(read(b"twinlog? fe80::1 nonsense fe80::2"), Some((QUESTION, vec!["fe80::1".parse().unwrap()])));
+        assert_eq!(read(b"twinlog!"), Some((ANSWER, Vec::new())));
+        for other in [&b""[..], b"twinlog", b"twinlog?fe80::1", b"\xff\xfe"] {
+            assert_eq!(read(other), None);
+        }
+    }
 
     fn at(milliseconds: u64) -> BootTime {
         BootTime(Duration::from_millis(milliseconds))
@@ -120,9 +162,11 @@ mod tests {
         asking.ask(at(0));
         assert!(!asking.receive(at(1)), "it was never there");
         let mut answering = Probe::open(two, one, port, at(0)).unwrap();
+        answering.introduce([[192, 0, 2, 2].into(), "fe80::2".parse().unwrap()]);
         assert!(!asking.ask(at(2)));
         answering.receive(at(2));
         assert!(!asking.receive(at(2)) && asking.is_present(at(2)));
+        assert_eq!(asking.peers(), [IpAddr::from([192, 0, 2, 2]), "fe80::2".parse().unwrap()]);
         drop(answering);
         asking.ask(at(10));
         assert!(asking.receive(at(10)));

@@ -1,27 +1,31 @@
 //! The loop: wait, take everything that is there, let the node judge, carry out what it says.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 
 use super::link::{Link, members};
 use super::probe::Probe;
-use super::{Handle, Happened, Notice, OF_THE_DAEMON, Settings, View, release_stale};
+use super::{Handle, Happened, Notice, OF_THE_DAEMON, Settings, View, release_stale, since_boot};
 use crate::proto::node::{self, Effect, Fault, Node, Report};
 use crate::proto::vrrp::advertisement::{Advertisement, Dialect, Expected};
 use crate::proto::vrrp::datagram::Datagram;
+use crate::proto::vrrp::rejection::Rejection;
 use crate::proto::vrrp::settings::{self, Member};
-use crate::proto::vrrp::virtual_router::State;
+use crate::proto::vrrp::virtual_router::{Cause, State};
 use crate::proto::vrrp::{BootTime, Family};
 use crate::sys::netlink::{Change, Interface, Monitor, Netlink};
+use crate::sys::scheduling::Scheduling;
 use crate::sys::vrrp_socket::PACKET_BYTES;
 
+/// Shorter intervals are missed thrice in a row beside busy processes, measured, unless the thread is a real-time one.
+const REAL_TIME_BELOW: Duration = Duration::from_millis(50);
 /// Longest sleep: the guardian counts the beats.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// How long a node must be well before it takes part again: a cable that is half in comes and goes.
@@ -30,6 +34,8 @@ const SETTLE: Duration = Duration::from_secs(2);
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// How long a node that leaves still receives for its neighbours: the peer announces within a millisecond.
 const LINGER: Duration = Duration::from_millis(100);
+/// How long a foreign pair counts as there after its last advertisement: a few of the longest common interval, 1 s.
+const FOREIGN_FOR: Duration = Duration::from_secs(10);
 /// The same trouble is told again after so long.
 const TROUBLE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -42,6 +48,8 @@ pub(super) struct Election {
     monitor: Monitor,
     link: Option<Link>,
     members: Vec<Member>,
+    /// What the peer says that it advertises from.
+    peers: Vec<IpAddr>,
     node: Node,
     probe: Option<Probe>,
     fail_overs: u32,
@@ -50,6 +58,8 @@ pub(super) struct Election {
     /// Whether the last release left the addresses on `lo` for a moment.
     lingers: bool,
     trouble: Option<(String, BootTime)>,
+    /// Another pair with our number, and when it was heard.
+    foreign: Option<(IpAddr, BootTime)>,
     view: View,
     packet: Box<[u8]>,
 }
@@ -71,7 +81,7 @@ impl Election {
             let what = what.to_owned();
             move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"))
         };
-        let now = boot_time();
+        let now = since_boot();
         let pair = &settings.pair;
         let mut netlink = Netlink::open()?;
         let monitor = Monitor::open()?;
@@ -84,7 +94,7 @@ impl Election {
             pair.interface
         )))?;
         let there = link.as_ref().map(|link| netlink.addresses(Some(link.interface.index))).transpose()?;
-        let (members, complete) = members(pair, &there.unwrap_or_default());
+        let (members, complete) = members(pair, &there.unwrap_or_default(), &[]);
         let mut faults = Vec::new();
         if !link.as_ref().is_some_and(Link::carries) {
             faults.push(Fault::InterfaceDown);
@@ -101,8 +111,10 @@ impl Election {
             members: members.clone(),
         };
         let node = Node::new(node::Settings { router, settle: SETTLE }, &faults, now).map_err(io::Error::other)?;
-        let probe = Probe::open(pair.own_node().address, pair.peer_node().address, pair.port, now)
+        let mut probe = Probe::open(pair.own_node().address, pair.peer_node().address, pair.port, now)
             .map_err(said(&format!("cannot open UDP port {} of pair.port", pair.port)))?;
+        probe.introduce(members.iter().map(|member| member.address));
+        handle.shared.wake_up(now);
         let mut election = Election {
             settings,
             handle,
@@ -111,6 +123,7 @@ impl Election {
             monitor,
             link,
             members,
+            peers: Vec::new(),
             node,
             probe: Some(probe),
             fail_overs: 0,
@@ -118,6 +131,7 @@ impl Election {
             renew_at: now,
             lingers: false,
             trouble: None,
+            foreign: None,
             view: View::default(),
             packet: vec![0; PACKET_BYTES].into(),
         };
@@ -127,11 +141,16 @@ impl Election {
         Ok(election)
     }
 
-    /// Until the node has left.
-    pub(super) fn run(&mut self) {
+    /// Until the node has left. `scheduling` is what the thread got.
+    pub(super) fn run(&mut self, scheduling: Scheduling) {
+        let interval = self.settings.pair.interval.duration();
+        if scheduling != Scheduling::RealTime && interval < REAL_TIME_BELOW {
+            let what = "advertisements may be late on a busy machine, and the address then moves for no reason";
+            self.tell(Happened::Trouble(format!("no real-time scheduling (CAP_SYS_NICE): every {interval:?}, {what}")));
+        }
         while !self.node.has_left() {
             self.sleep();
-            self.wake_up(boot_time());
+            self.wake_up(since_boot());
         }
         if self.lingers {
             std::thread::sleep(LINGER);
@@ -150,11 +169,11 @@ impl Election {
         if let Some(page) = &self.settings.page {
             page.beat_no_more();
         }
-        self.publish(boot_time());
+        self.publish(since_boot());
     }
 
     fn sleep(&self) {
-        let now = boot_time();
+        let now = since_boot();
         let holds = self.node.desired().hold_addresses && self.settings.pair.vip_lease.is_some();
         let renew = holds.then_some(self.renew_at);
         let due = [self.node.poll_timeout(), renew, self.probe.as_ref().map(Probe::ask_at)];
@@ -171,6 +190,7 @@ impl Election {
     }
 
     fn wake_up(&mut self, now: BootTime) {
+        self.handle.shared.wake_up(now);
         if let Some(page) = &self.settings.page {
             page.beat();
         }
@@ -238,6 +258,10 @@ impl Election {
         }
         if let Some(probe) = &mut self.probe {
             news.peer_dead = probe.receive(now) || probe.ask_in_turn(now);
+            if probe.peers() != self.peers {
+                self.peers = probe.peers().to_vec();
+                news.interface = true;
+            }
         }
         if let Some(link) = &mut self.link {
             for claims in &mut link.claims {
@@ -268,7 +292,12 @@ impl Election {
                         metrics.adverts_received.inc();
                         differences.names().for_each(|name| metrics.noted.inc(name));
                     }
-                    Err(rejection) => metrics.rejected.inc(rejection.as_str()),
+                    Err(rejection) => {
+                        if rejection == Rejection::Foreign {
+                            self.foreign = Some((received.source, now));
+                        }
+                        metrics.rejected.inc(rejection.as_str());
+                    }
                 }
             }
         }
@@ -294,8 +323,11 @@ impl Election {
             Some(link) if link.interface.index == index => link.update(interface, pair),
             link => *link = Some(Link::open(&mut self.netlink, interface, pair)?),
         }
-        let (members, complete) = members(pair, &self.netlink.addresses(Some(index))?);
+        let (members, complete) = members(pair, &self.netlink.addresses(Some(index))?, &self.peers);
         if complete && members != self.members {
+            if let Some(probe) = &mut self.probe {
+                probe.introduce(members.iter().map(|member| member.address));
+            }
             self.members.clone_from(&members);
             self.node.set_members(now, members).map_err(io::Error::other)?;
         }
@@ -313,10 +345,15 @@ impl Election {
     }
 
     fn carry_out(&mut self, now: BootTime) {
+        let mut taken_after = Duration::ZERO;
         while let Some(effect) = self.node.poll_effect() {
             let done = match effect {
                 Effect::Transmit(advertisement) => self.transmit(&advertisement),
-                Effect::Take => self.take(now),
+                Effect::Take => {
+                    let taken = self.take(now);
+                    taken_after = since_boot().since(now);
+                    taken
+                }
                 Effect::Release => self.release(),
                 Effect::Announce => self.link.as_ref().map_or(Ok(()), Link::announce),
                 Effect::Probe => {
@@ -326,7 +363,7 @@ impl Election {
                     Ok(())
                 }
                 Effect::Report(report) => {
-                    self.note(report);
+                    self.note(now, report, taken_after);
                     self.tell(Happened::Node(report));
                     Ok(())
                 }
@@ -390,9 +427,14 @@ impl Election {
         }
     }
 
-    fn note(&self, report: Report) {
-        if let Report::Became { state, .. } = report {
-            self.settings.metrics.transitioned(state, SystemTime::now());
+    fn note(&self, now: BootTime, report: Report, taken_after: Duration) {
+        let Report::Became { state, cause } = report else { return };
+        let metrics = &self.settings.metrics;
+        metrics.transitioned(state, SystemTime::now());
+        // Who starts alone takes over from nobody.
+        if state == "Master" && !matches!(cause, Cause::Startup | Cause::Owner) {
+            metrics.takeover.silence.observe(now.since(self.node.heard_at()).as_secs_f64());
+            metrics.takeover.address.observe(taken_after.as_secs_f64());
         }
     }
 
@@ -407,6 +449,7 @@ impl Election {
             has_left: self.node.has_left(),
             faults: self.node.faults().map(Fault::as_str).collect(),
             peer_answers: self.probe.as_ref().is_some_and(|probe| probe.is_present(now)),
+            foreign: self.foreign.filter(|(_, at)| now.since(*at) < FOREIGN_FOR).map(|(source, _)| source),
         };
         if view != self.view {
             self.view.clone_from(&view);
@@ -428,10 +471,4 @@ impl Election {
             self.settings.metrics.notices_lost.inc();
         }
     }
-}
-
-/// The time since the host's boot, sleep included.
-fn boot_time() -> BootTime {
-    let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every kernel since 2.6.39 has this clock");
-    BootTime(time.into())
 }

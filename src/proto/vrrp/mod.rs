@@ -17,6 +17,7 @@
 //! | a master that gives way is silent | it sends one last advertisement | the winner announces the addresses; else the LAN sends to the loser until its ARP entries age |
 //! | priority 0 counts, whoever sends it | only that of the master that was last heard | a master that gave way would start a third router |
 //! | priority 0 means: wait for the skew time | not if the sender is the only peer there is | the skew orders several backups, and here is one |
+//! | without preemption a lower priority stays master | not priority 1: that one asks to be relieved | a node with a full journal must not serve, and must if nobody else can |
 //! | nothing but silence or priority 0 ends a master | the word of its host that the process is dead does too | a killed process cannot say that it leaves |
 //! | an owner hears nobody (3768; erratum 8298 of 9568) | owners are ordered by address | two owners by mistake would both be masters |
 //! | a late timer is a timer | whoever is late by two intervals listens first | a resumed virtual machine would steal the addresses |
@@ -115,6 +116,9 @@ pub struct Priority(pub u8);
 impl Priority {
     /// "I am leaving": another may take over after its skew time.
     pub const LEAVING: Priority = Priority(0);
+    /// "Take it if you can": a master that holds the addresses only while nobody better does. Any higher priority takes
+    /// its place, also without preemption and its delay.
+    pub const YIELDING: Priority = Priority(1);
     /// What a backup has unless somebody says otherwise.
     pub const DEFAULT: Priority = Priority(100);
     /// The router whose own addresses the virtual ones are: master without listening first.

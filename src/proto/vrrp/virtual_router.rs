@@ -6,7 +6,7 @@
 //! | Backup | priority 0, of the master that was heard | wait for the skew time; of the only peer: Master |
 //! | | proof that the peer's process, the master, is dead | advertise; Master |
 //! | | priority ≥ ours, or no preemption, or its delay runs | learn the interval, wait for a master down interval |
-//! | | lower priority | ignored: the wait goes on |
+//! | | lower priority, or priority 1 and ours is not | ignored: the wait goes on |
 //! | | the wait is over | advertise; Master |
 //! | Master | an interval is over | advertise |
 //! | | priority 0 | advertise, announce |
@@ -385,11 +385,12 @@ impl VirtualRouter {
             *cause = Cause::MasterLeft;
             return;
         }
-        if heard.priority >= own || !preempts {
+        let yields = heard.priority == Priority::YIELDING;
+        if heard.priority >= own || !(preempts || yields) {
             *outranking_since = None;
         } else {
             let since = *outranking_since.get_or_insert(now);
-            if now.since(since) >= self.settings.preempt_delay {
+            if yields || now.since(since) >= self.settings.preempt_delay {
                 *cause = Cause::Preempted;
                 return;
             }

@@ -12,6 +12,7 @@
 mod address;
 mod interface;
 mod monitor;
+mod network;
 
 pub use address::{Address, Lifetime, Removal, Removed};
 pub use interface::{Arp, Interface, Kind};
