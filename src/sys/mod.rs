@@ -8,6 +8,7 @@ pub mod capabilities;
 pub mod clock;
 pub mod link_layer;
 pub mod netlink;
+pub mod notify;
 pub mod process;
 pub mod random;
 pub mod robust_mutex;
