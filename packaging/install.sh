@@ -1,11 +1,11 @@
 #!/bin/sh
-# The programs that build the packages and judge them. Nothing is started and no service is enabled.
+# The programs that build the packages, judge them and try them. Nothing is started and no service is enabled.
 # Run it as often as you like: what is there already stays.
 set -eu
 
 missing=
 for program in dpkg-shlibdeps:dpkg-dev objdump:binutils rpmbuild:rpm lintian:lintian rpmlint:rpmlint man:man-db \
-    groff:groff-base systemd-analyze:systemd python3:python3 xz:xz-utils; do
+    groff:groff-base systemd-analyze:systemd systemd-nspawn:systemd-container ip:iproute2 python3:python3 xz:xz-utils; do
     command -v "${program%%:*}" >/dev/null || missing="$missing ${program##*:}"
 done
 [ -n "$missing" ] || exit 0
