@@ -51,7 +51,7 @@ impl Systemd {
         // Whether it was known in time, the first status says.
         let _ = timeout(ROLE_MAX, role(&observed)).await;
         if !self.is_stopping.load(Ordering::Relaxed) {
-            self.tell("READY=1");
+            self.announce("READY=1");
         }
         let mut clock = interval(self.watchdog.map_or(EVERY, |watchdog| EVERY.min(watchdog / 4)));
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -69,30 +69,31 @@ impl Systemd {
                 false if journal_moves && election_moves => "WATCHDOG=1\n".to_owned(),
                 _ => String::new(),
             };
-            self.tell(&format!("{vital}STATUS={}", line.of(&observed)));
+            // Said again in a second: it may be lost.
+            let _ = self.notifier.tell(&format!("{vital}STATUS={}", line.of(&observed)));
         }
     }
 
     /// Says that a new configuration is being applied; [`Systemd::ready`] says when that is over.
     pub(super) fn reloading(&self) {
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
+        self.announce(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.as_micros()));
     }
 
     /// Says that the daemon serves again, with the old configuration or a new one.
     pub(super) fn ready(&self) {
-        self.tell("READY=1");
+        self.announce("READY=1");
     }
 
     /// Says that the daemon comes to its end.
     pub(super) fn stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
-        self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}\nSTATUS=stopping", MORE.as_micros()));
+        self.announce(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", MORE.as_micros()));
     }
 
-    fn tell(&self, message: &str) {
-        if let Err(error) = self.notifier.tell(message) {
-            tracing::debug!(%error, "the service manager does not hear");
+    fn announce(&self, message: &str) {
+        if let Err(error) = self.notifier.announce(message) {
+            tracing::warn!(%error, message, "the service manager does not hear");
         }
     }
 }

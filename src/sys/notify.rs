@@ -1,9 +1,9 @@
 //! The service manager's side channel: saying how the service is (sd_notify(3)), and descriptors that the manager keeps
 //! while no process has them (sd_listen_fds(3), `FDSTORE=1`).
 //!
-//! Without a service manager everything here does nothing. A message never waits: the crates for this send blocking, so
-//! that a process 1 which is busy would hold up whoever tells it something, here the thread that a pair's election hears
-//! from. What does not fit into its queue is lost, which is why what matters is told again.
+//! Without a service manager everything here does nothing. A message that is said again anyway never waits, and one that is
+//! not, for a fifth of a second at most: the crates for this send blocking, so that a process 1 which does not read would
+//! hold up whoever tells it something, here the thread that a pair's election hears from.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
@@ -27,6 +27,10 @@ pub const VARIABLES: [&str; 6] =
 
 /// The first descriptor that a manager hands over: those before it are the standard streams.
 const FIRST: RawFd = 3;
+/// How long a message may wait for room in the manager's queue: in some containers ten of ours fill it.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Between two attempts.
+const ATTEMPT_EVERY: Duration = Duration::from_millis(5);
 /// Most descriptors in one message (`SCM_MAX_FD`).
 const DESCRIPTORS_MAX: usize = 253;
 /// Longest message that is passed on: as much as process 1 reads of one.
@@ -129,12 +133,20 @@ impl Notifier {
         self.0.is_some()
     }
 
-    /// Says `message`: assignments of sd_notify(3), a line each.
+    /// Says `message`, which is said again soon: assignments of sd_notify(3), a line each.
     ///
     /// # Errors
     /// What the system says: [`io::ErrorKind::WouldBlock`] if the manager does not read just now.
     pub fn tell(&self, message: &str) -> io::Result<()> {
-        self.send(message, &[])
+        self.send(message, &[], Duration::ZERO)
+    }
+
+    /// Says `message`, which is not said again. Waits for the manager to read, for a fifth of a second at most.
+    ///
+    /// # Errors
+    /// As [`tell`](Notifier::tell).
+    pub fn announce(&self, message: &str) -> io::Result<()> {
+        self.send(message, &[], PATIENCE)
     }
 
     /// Has the manager keep duplicates of `descriptors` under `name`, until it is told otherwise, the service has ended
@@ -145,7 +157,7 @@ impl Notifier {
     pub fn store(&self, name: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         // Not polled: the manager would forget a socket whose last sender could not be answered.
         let message = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-        descriptors.chunks(DESCRIPTORS_MAX).try_for_each(|some| self.send(&message, some))
+        descriptors.chunks(DESCRIPTORS_MAX).try_for_each(|some| self.send(&message, some, PATIENCE))
     }
 
     /// Has the manager close what it keeps under `name`.
@@ -153,7 +165,7 @@ impl Notifier {
     /// # Errors
     /// As [`tell`](Notifier::tell).
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))
+        self.announce(&format!("FDSTOREREMOVE=1\nFDNAME={name}"))
     }
 
     /// Waits until the manager has read everything that was said before, for `limit` at most. Blocks.
@@ -162,7 +174,7 @@ impl Notifier {
     /// As [`tell`](Notifier::tell); [`io::ErrorKind::TimedOut`]; a manager before systemd 246 answers at once.
     pub fn wait_until_read(&self, limit: Duration) -> io::Result<()> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC)?;
-        self.send("BARRIER=1", &[theirs.as_fd()])?;
+        self.send("BARRIER=1", &[theirs.as_fd()], PATIENCE)?;
         // With the message goes the last descriptor of this end, which the manager closes.
         drop(theirs);
         let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
@@ -172,15 +184,20 @@ impl Notifier {
         }
     }
 
-    fn send(&self, message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    fn send(&self, message: &str, descriptors: &[BorrowedFd<'_>], patience: Duration) -> io::Result<()> {
         let Some(channel) = &self.0 else { return Ok(()) };
         let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&numbers)];
         let rights = if numbers.is_empty() { &[][..] } else { &rights };
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let bytes = [IoSlice::new(message.as_bytes())];
-        sendmsg(channel.socket.as_raw_fd(), &bytes, rights, flags, channel.to.as_ref())?;
-        Ok(())
+        let begun = Instant::now();
+        loop {
+            match sendmsg(channel.socket.as_raw_fd(), &bytes, rights, flags, channel.to.as_ref()) {
+                Err(Errno::EAGAIN) if begun.elapsed() < patience => std::thread::sleep(ATTEMPT_EVERY),
+                sent => return Ok(sent.map(drop)?),
+            }
+        }
     }
 }
 
@@ -200,7 +217,9 @@ impl Relay {
         let mut passed = Ok(());
         while let Some((message, descriptors)) = self.receive()? {
             let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            passed = self.manager.send(&message, &borrowed).or(passed);
+            // Whoever says it again every second says how it is with it.
+            let patience = if message.contains("STATUS=") { Duration::ZERO } else { PATIENCE };
+            passed = self.manager.send(&message, &borrowed, patience).or(passed);
         }
         passed
     }
@@ -274,6 +293,11 @@ mod tests {
         let notifier = Notifier::to(path.as_os_str());
         let refused = (0..100_000).find_map(|_| notifier.tell("WATCHDOG=1").err()).unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            notifier.announce("READY=1").unwrap_err().kind(),
+            io::ErrorKind::WouldBlock,
+            "nor does one wait for ever"
+        );
     }
 
     #[test]
