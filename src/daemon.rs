@@ -7,6 +7,7 @@
 mod drain;
 mod election;
 mod partner;
+mod systemd;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,21 +25,24 @@ use tokio::time::{timeout, timeout_at};
 use self::drain::Draining;
 use self::election::{Election, Unattended};
 use self::partner::Partner;
+use self::systemd::Systemd;
 use crate::config::{self, Config, HookEvent, SecretError};
 use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
 use crate::events::{self, Recorder};
 use crate::hooks::{self, Hooks, Runner};
 use crate::input::forward::Repeats;
-use crate::input::{self, Inputs};
+use crate::input::{self, Inputs, Kept};
 use crate::journal::{self, FileStorage, Journal, Limits, OpenError};
 use crate::metrics::Metrics;
 use crate::output::{self, Output};
 use crate::pair::mirrors::MirrorError;
+use crate::program::Program;
 use crate::proto::pair::promise::Acknowledge;
 use crate::proto::position::{Incarnation, JournalId};
 use crate::proto::stage::Stage;
 use crate::status::{self, LastReload, Observed, Pulse, Started};
 use crate::supervise::Supervisor;
+use crate::sys::notify::Inherited;
 use crate::sys::robust_mutex::SharedPage;
 use crate::zones::Zones;
 use crate::{admin, log};
@@ -85,18 +89,23 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
 }
 
 /// Runs the daemon until SIGTERM or SIGINT; SIGHUP or a request asks `reread` for the configuration anew. `page` is what
-/// a guardian looks at.
+/// a guardian looks at, `inherited` what a service manager gave.
 ///
 /// # Errors
 /// See [`RunError`].
-pub fn run(config: Config, reread: &Reread<'_>, page: Option<Arc<SharedPage>>) -> Result<(), RunError> {
+pub fn run(
+    config: Config,
+    reread: &Reread<'_>,
+    page: Option<Arc<SharedPage>>,
+    inherited: Inherited,
+) -> Result<(), RunError> {
     let data_plane = Builder::new_multi_thread().enable_all().thread_name("data").build();
     let data_plane = data_plane.map_err(io_error("cannot start the data plane"))?;
     let control_plane = Builder::new_current_thread().enable_all().build();
     let control_plane = control_plane.map_err(io_error("cannot start the control plane"))?;
     let result = control_plane.block_on(async {
         let mut signals = Signals::new().map_err(io_error("cannot wait for signals"))?;
-        let mut daemon = Daemon::start(config, &data_plane, page)?;
+        let mut daemon = Daemon::start(config, &data_plane, page, inherited)?;
         let fault = daemon.serve(&mut signals, reread).await;
         daemon.stop(&mut signals, fault.as_deref()).await;
         fault.map_or(Ok(()), |task| Err(RunError::Fault(task)))
@@ -170,8 +179,11 @@ struct Daemon<'a> {
     last_drain: Option<crate::proto::drain::Drain>,
     /// The events file, and what writes it.
     events: Option<(Recorder, JoinHandle<()>)>,
+    systemd: Arc<Systemd>,
     /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
     control: JoinHandle<()>,
+    /// What tells the service manager how the daemon is. Aborted last.
+    attendance: JoinHandle<()>,
     admin: Vec<JoinHandle<()>>,
 }
 
@@ -195,20 +207,27 @@ impl HooksAtWork {
 }
 
 impl<'a> Daemon<'a> {
-    fn start(config: Config, data_plane: &'a Runtime, page: Option<Arc<SharedPage>>) -> Result<Daemon<'a>, RunError> {
+    fn start(
+        config: Config,
+        data_plane: &'a Runtime,
+        page: Option<Arc<SharedPage>>,
+        inherited: Inherited,
+    ) -> Result<Daemon<'a>, RunError> {
         let started = Started::now();
+        let Inherited { notifier, watchdog, descriptors } = inherited;
         let journal = Arc::new(open_journal(&config)?);
         let pulse = Pulse::of(&journal, Instant::now());
         let supervisor = Supervisor::default();
         let metrics = Arc::new(Metrics::default());
         let configured = configured_inputs(&config, &metrics).map_err(RunError::Secrets)?;
-        let inputs = Inputs::new(input::Context {
+        let context = input::Context {
             appender: journal.appender(),
             journal_state: journal.state(),
             supervisor: supervisor.clone(),
             grace: config.drain.grace,
             repeats: Arc::new(repeats(&config, &journal)),
-        });
+        };
+        let mut inputs = Inputs::new(context, Kept::new(notifier.clone(), descriptors));
         let opened = inputs.bind(&configured).map_err(RunError::Bind)?;
         let socket = control::server::bind(&config.control_socket)
             .map_err(io_error(format!("cannot open the control socket {}", config.control_socket.display())))?;
@@ -222,7 +241,7 @@ impl<'a> Daemon<'a> {
             let _on_data_plane = data_plane.enter();
             Partner::start(&config.borrow(), &journal, roles, &supervisor)?.unzip()
         };
-        let (election, elected) = Unattended::start(&config.borrow(), page)?.unzip();
+        let (election, elected) = Unattended::start(&config.borrow(), page.clone())?.unzip();
 
         // Everything that could fail has not failed.
         let stage = watch::Sender::new(Stage::Serving);
@@ -236,6 +255,7 @@ impl<'a> Daemon<'a> {
             stage: stage.subscribe(),
             listening: listening.subscribe(),
             started,
+            program: Program::running().ok(),
             node: config.borrow().node.clone(),
             config: config.subscribe(),
             faults: faults.subscribe(),
@@ -255,12 +275,15 @@ impl<'a> Daemon<'a> {
             tokio::spawn(partner::tell(notices, recorder.clone()));
         }
         let watch = tokio::spawn(hooks::watch(observed.clone(), hooks.clone()));
+        let systemd = Systemd::new(notifier, watchdog);
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         tracing::info!(socket = %config.borrow().control_socket.display(), "control socket open");
         let mut daemon = Daemon {
             control: tokio::spawn(control::server::serve(socket, observed.clone(), sender)),
+            attendance: tokio::spawn(systemd.clone().attend(observed.clone(), page)),
             admin: serve_admin(admin, &observed),
             data_plane,
+            systemd,
             election,
             partner,
             aside,
@@ -298,7 +321,7 @@ impl<'a> Daemon<'a> {
         self.config.borrow().clone()
     }
 
-    fn apply_inputs(&mut self, inputs: &[input::Configured], opened: Vec<(input::Place, input::Sockets)>) {
+    fn apply_inputs(&mut self, inputs: &[input::Configured], opened: Vec<input::Opened>) {
         let _on_data_plane = self.data_plane.enter();
         let applied = self.inputs.apply(inputs, opened);
         self.listening.send_replace(applied.is_ok());
@@ -422,7 +445,9 @@ impl<'a> Daemon<'a> {
 
     /// All or nothing: everything that can fail is done before anything changes.
     async fn reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
+        self.systemd.reloading();
         let outcome = self.try_reload(reread).await;
+        self.systemd.ready();
         // A refused configuration may have made counters of inputs that never came to be.
         let config = self.current();
         let named = |name: &str| config.inputs.iter().any(|input| input.name() == name);
@@ -501,6 +526,7 @@ impl<'a> Daemon<'a> {
     /// Inputs first, then the journal, then the outputs, each within what is left of the deadline; a second signal ends
     /// the waiting, never the journal's order.
     async fn stop(&mut self, signals: &mut Signals, fault: Option<&str>) {
+        self.systemd.stopping();
         let deadline = Instant::now() + self.current().drain.stop_deadline;
         let priority = self.observed.elected.as_ref().map_or(0, |elected| elected.handle.view().priority);
         if let Some(HooksAtWork { hooks, .. }) = &self.hooks {
@@ -574,6 +600,7 @@ impl<'a> Daemon<'a> {
             let _ = timeout(EVENTS_GRACE, writer).await;
         }
         self.control.abort();
+        self.attendance.abort();
         self.admin.iter().for_each(JoinHandle::abort);
         // Whoever asks from now on shall hear "not running", not "connection refused".
         let _ = std::fs::remove_file(&self.current().control_socket);

@@ -126,6 +126,8 @@ fn about(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
         "This node, and a hash of the configuration in force",
         vec![("pair", String::new()), ("node", observed.node.to_string()), ("config_hash", format!("{hash:08x}"))],
     )?;
+    let pending = f64::from(u8::from(observed.restart_pending()));
+    out.gauge("restart_pending", "Whether another program is installed than the one that runs", pending)?;
     let reload = *observed.reload.borrow();
     let successful = if reload.successful { 1.0 } else { 0.0 };
     out.gauge("config_reload_successful", "Whether the last reload was applied; the start counts as one", successful)?;
@@ -410,6 +412,7 @@ mod tests {
         assert_eq!(value("twinlog_output_up{output=\"siem\",target=\"tcp://siem.example.net:514\"}"), 1.0);
         assert_eq!(value("twinlog_output_up{output=\"siem\",target=\"tcp://siem2.example.net:514\"}"), 0.0);
         assert_eq!(value("twinlog_output_sent_messages_total{output=\"odd\\\"na\\\\me\\n\"}"), 1.0);
+        assert_eq!(value("twinlog_restart_pending"), 0.0);
         assert!(value("process_resident_memory_bytes") > 0.0);
         assert!(text.contains("twinlog_build_info{version="));
     }

@@ -2,12 +2,15 @@
 //!
 //! A dying process is slow to be seen: its memory is torn down first, and meanwhile its kernel acknowledges what nobody
 //! will read. So the program splits in two before it has threads. The child is the daemon, whose main thread holds a
-//! robust mutex for life ([`SharedPage`]); the parent is this, and does three things:
+//! robust mutex for life ([`SharedPage`]); the parent is this, and does four things:
 //!
 //! 1. When the child dies, or stands still so long that the peer takes over, it removes the addresses and sends
 //!    priority 0, both prepared ahead of time.
-//! 2. It hands SIGTERM, SIGINT and SIGHUP on.
+//! 2. It hands SIGTERM, SIGINT and SIGHUP on. SIGABRT is a service manager's watchdog: the daemon has not given it a sign of
+//!    life for long, so this does as when it is dead, and kills it.
 //! 3. It ends with the child's status.
+//! 4. It passes on what the daemon says to the service manager, which hears a service's main process only. It says nothing
+//!    of its own: that this process lives is no sign of that one.
 //!
 //! It holds no log message and decides nothing about the election. If it dies, the daemon leaves in order.
 
@@ -27,6 +30,7 @@ use crate::config::Pair;
 use crate::proto::vrrp::advertisement::{Advertisement, Dialect, Password};
 use crate::proto::vrrp::{Family, Priority};
 use crate::sys::netlink::{Arp, Netlink, Removal};
+use crate::sys::notify::{Inherited, Relay};
 use crate::sys::process::{Split, split};
 use crate::sys::robust_mutex::SharedPage;
 use crate::sys::scheduling;
@@ -47,29 +51,34 @@ const NOTHING: Option<u8> = Some(0);
 /// Which of the two processes goes on.
 #[derive(Debug)]
 pub enum Half {
-    /// The daemon; it gives the page to the thread of the virtual IP.
-    Daemon(Arc<SharedPage>),
+    /// The daemon; it gives the page to the thread of the virtual IP. With what the service manager gave.
+    Daemon(Arc<SharedPage>, Inherited),
     /// The guardian, at its end: the daemon's exit status.
     Guardian(u8),
 }
 
-/// Splits the process. The daemon's half returns at once, the guardian's when the daemon has ended.
+/// Splits the process. The daemon's half returns at once, the guardian's when the daemon has ended. What is `inherited` is
+/// the daemon's: of a socket that a second process has open, nobody could say that it is closed.
 ///
 /// # Errors
 /// What the system says. There is no daemon then.
-pub fn split_off(pair: &Pair, password: Option<Password>) -> io::Result<Half> {
+pub fn split_off(pair: &Pair, password: Option<Password>, inherited: Inherited) -> io::Result<Half> {
+    const SIGNALS: [Signal; 5] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD, Signal::SIGABRT];
     let page = SharedPage::new()?;
-    let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect::<SigSet>();
+    let signals = SIGNALS.into_iter().collect::<SigSet>();
+    let Inherited { notifier, watchdog, descriptors } = inherited;
+    let (notifier, relay) = notifier.through()?;
     // Before the split: one that comes in between must find somebody.
     signals.thread_block()?;
     match split()? {
         Split::Child => {
             signals.thread_unblock()?;
             page.hold_for_life()?;
-            Ok(Half::Daemon(Arc::new(page)))
+            Ok(Half::Daemon(Arc::new(page), Inherited { notifier, watchdog, descriptors }))
         }
         Split::Parent(child) => {
-            let guardian = Guardian { child, page: Arc::new(page), last: Arc::new(Mutex::new(None)) };
+            drop((notifier, descriptors));
+            let guardian = Guardian { child, page: Arc::new(page), last: Arc::new(Mutex::new(None)), relay };
             Ok(Half::Guardian(guardian.watch(pair, password, &signals)))
         }
     }
@@ -80,6 +89,8 @@ struct Guardian {
     page: Arc<SharedPage>,
     /// What is done last, when it is prepared.
     last: Arc<Mutex<Option<LastRites>>>,
+    /// What the daemon says to the service manager.
+    relay: Option<Relay>,
 }
 
 impl Guardian {
@@ -105,11 +116,19 @@ impl Guardian {
                 prepare_at += PREPARE_EVERY;
                 self.prepare(pair, password);
             }
-            let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            let mut ready = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            ready.extend(self.relay.iter().map(|relay| PollFd::new(relay.as_fd(), PollFlags::POLLIN)));
             let _ = poll(&mut ready, PollTimeout::try_from(TICK).unwrap_or(PollTimeout::ZERO));
+            // What the manager does not take, the daemon says again.
+            let _ = self.relay.as_ref().map(Relay::pass_on);
             while let Ok(Some(signal)) = signals.read_signal() {
                 match Signal::try_from(signal.ssi_signo.cast_signed()) {
                     Ok(Signal::SIGCHLD) | Err(_) => {}
+                    Ok(Signal::SIGABRT) => {
+                        self.act();
+                        tracing::error!("the service manager's watchdog: the daemon is killed");
+                        let _ = kill(self.child, Signal::SIGKILL);
+                    }
                     Ok(signal) => drop(kill(self.child, signal)),
                 }
             }

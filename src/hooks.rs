@@ -33,7 +33,7 @@ use tokio::time::{interval, timeout};
 use crate::config::{Choice, Config, Hook, HookEvent, HookStyle, UnsafeCommand, check_command};
 use crate::metrics::Metrics;
 use crate::status::{LastReload, Observed};
-use crate::sys::capabilities;
+use crate::sys::{capabilities, notify};
 
 /// Events that wait for the commands of earlier ones.
 pub const QUEUE_EVENTS: usize = 32;
@@ -173,6 +173,10 @@ async fn run_one(hook: &Hook, event: &Event, node: &str) -> Result<(), Failure> 
     // Each time: it may have been exchanged since the start.
     check_command(hook.program())?;
     let mut command = Command::new(hook.program());
+    // What it would say to the service manager, that would take for our word.
+    for name in notify::VARIABLES {
+        command.env_remove(name);
+    }
     command.args(&hook.command[1..]).process_group(0).kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::inherit());
     let input = match hook.style {
         HookStyle::Json => message(event, node),

@@ -23,6 +23,7 @@
 //! - [`config`]: the files, checked once; every default.
 //! - [`input`], [`output`]: tasks between sockets and the journal.
 //! - [`metrics`]: what is counted; [`status`], [`exposition`]: how it is shown; [`control`], [`admin`]: to whom.
+//! - [`program`]: whether what runs is what is installed.
 //! - [`hooks`]: commands that are run when something happened.
 //! - [`vip`]: the thread that takes part in the election and holds the shared addresses; [`guardian`]: its parent process.
 //! - [`daemon`]: builds, reloads and stops all of it; [`supervise`]: essential tasks.
@@ -45,6 +46,7 @@ pub mod log;
 pub mod metrics;
 pub mod output;
 pub mod pair;
+pub mod program;
 pub mod proto;
 pub mod receipt;
 pub mod status;

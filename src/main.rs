@@ -8,6 +8,7 @@ use twinlog::cli::{self, Cli, Exit, Verb};
 use twinlog::config::{Pair, read_password};
 use twinlog::daemon::RunError;
 use twinlog::guardian::Half;
+use twinlog::sys::notify::Inherited;
 use twinlog::{daemon, guardian, log};
 
 fn main() -> ExitCode {
@@ -30,13 +31,14 @@ fn main() -> ExitCode {
 }
 
 /// Before any thread is there: see the guardian.
-fn split_off(pair: &Pair) -> anyhow::Result<Half> {
+fn split_off(pair: &Pair, inherited: Inherited) -> anyhow::Result<Half> {
     let password = pair.auth_pass_file.as_deref().map(read_password).transpose();
     let password = password.map_err(|error| RunError::Secrets(vec![error]))?;
-    guardian::split_off(pair, password).context("cannot start the guardian")
+    guardian::split_off(pair, password, inherited).context("cannot start the guardian")
 }
 
 fn run(cli: &Cli) -> anyhow::Result<Exit> {
+    let inherited = Inherited::take();
     let loaded = cli::for_run(&cli.shared)?;
     log::init(&loaded.config.log)?;
     for warning in &loaded.warnings {
@@ -46,14 +48,14 @@ fn run(cli: &Cli) -> anyhow::Result<Exit> {
         tracing::info!("no configuration file: syslog on 127.0.0.1:5514, messages to stdout, data in ./twinlog-data");
         tracing::info!("try: logger --server 127.0.0.1 --port 5514 --udp hello");
     }
-    let page = match &loaded.config.pair {
-        None => None,
-        Some(pair) => match split_off(pair)? {
-            Half::Daemon(page) => Some(page),
+    let (page, inherited) = match &loaded.config.pair {
+        None => (None, inherited),
+        Some(pair) => match split_off(pair, inherited)? {
+            Half::Daemon(page, inherited) => (Some(page), inherited),
             Half::Guardian(status) => std::process::exit(status.into()),
         },
     };
     let reread = || cli::reread(&cli.shared);
-    daemon::run(loaded.config, &reread, page)?;
+    daemon::run(loaded.config, &reread, page, inherited)?;
     Ok(Exit::Done)
 }

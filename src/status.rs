@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use crate::config::{self, Config, Input, Listen, Output, OutputKind};
 use crate::journal::{Journal, Progress, State};
 use crate::metrics::{InputMetrics, Metrics, OutputMetrics, VrrpMetrics};
+use crate::program::Program;
 use crate::proto::envelope::Timestamp;
 use crate::proto::position::{Mark, NodeName};
 use crate::proto::stage::Stage;
@@ -49,6 +50,8 @@ pub struct Observed {
     pub listening: watch::Receiver<bool>,
     /// When the daemon started.
     pub started: Started,
+    /// What runs; `None` if the system does not say.
+    pub program: Option<Program>,
     /// This node.
     pub node: NodeName,
     /// The configuration in force.
@@ -198,6 +201,9 @@ pub struct NodeStatus {
     pub name: String,
     /// The version that runs.
     pub version: String,
+    /// Whether another program is installed than the one that runs, which a restart would change.
+    #[serde(default)]
+    pub restart_pending: bool,
     /// Its process.
     pub pid: u32,
     /// Seconds since the daemon started.
@@ -342,6 +348,7 @@ impl Observed {
         let node = NodeStatus {
             name: self.node.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            restart_pending: self.restart_pending(),
             pid: std::process::id(),
             uptime_seconds: (self.started.instant.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             role: self.elected.as_ref().map_or("standalone", Elected::role).to_owned(),
@@ -374,6 +381,12 @@ impl Observed {
         let stage = *self.stage.borrow();
         let hands_over = self.elected.as_ref().is_some_and(|elected| elected.handle.view().is_handing_over);
         if stage == Stage::Serving && hands_over { "handing_over" } else { stage.as_str() }
+    }
+
+    /// Whether another program is installed than the one that runs.
+    #[must_use]
+    pub fn restart_pending(&self) -> bool {
+        self.program.as_ref().is_some_and(Program::is_replaced)
     }
 
     /// What is wrong: what the daemon says, and what the journal's state says.

@@ -14,6 +14,7 @@ use super::{Control, allowed, poisoned, quiescing};
 use crate::config::TlsServer;
 use crate::journal::State;
 use crate::metrics::InputMetrics;
+use crate::sys;
 use crate::tls::{self, Stream};
 
 /// Pause after `accept` failed for want of file descriptors or memory, so that the loop does not spin.
@@ -57,9 +58,12 @@ pub(super) async fn accept<S>(
 }
 
 /// Takes in what the kernel has already answered for: it would be reset with the socket. The kernel is asked itself, because
-/// the runtime may not have heard of the newest yet.
+/// the runtime may not have heard of the newest yet. It answers for nothing more from here on.
 fn take_the_rest(listener: TcpListener, mut welcome: impl FnMut(TcpStream, SocketAddr)) {
     let Ok(listener) = listener.into_std() else { return };
+    if let Err(error) = sys::tcp::ignore(&listener) {
+        tracing::debug!(%error, "a connection may come between the last one and the end");
+    }
     while let Ok((stream, source)) = listener.accept() {
         if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
             welcome(stream, source);

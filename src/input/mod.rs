@@ -2,10 +2,12 @@
 //!
 //! [`Inputs`] owns a listener for every `listen` entry of the configuration, a listener owns its sockets and tasks. What
 //! the tasks follow is a published value, [`Control`]: which input they work for and the stage. So a reload moves an
-//! address from one input to another of its kind without closing it; a connection keeps the settings it began with.
+//! address from one input to another of its kind without closing it; a connection keeps the settings it began with. A
+//! restart under a service manager need not close it either: see [`Kept`].
 
 mod accept;
 pub mod forward;
+mod kept;
 pub mod tcp;
 pub mod udp;
 
@@ -20,6 +22,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use self::kept::Kept;
 use crate::config::{Config, Input, Listen, Protocol, SecretError, SyslogInput};
 use crate::journal::{Appender, State};
 use crate::metrics::{InputMetrics, Metrics};
@@ -168,7 +171,7 @@ impl Sockets {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let bound = match (listen.protocol, settings) {
             (Protocol::Udp, Settings::Syslog(settings)) => {
-                let buffer = usize::try_from(settings.udp_rcvbuf).unwrap_or(usize::MAX);
+                let buffer = receive_buffer_bytes(settings);
                 sys::udp::bind(listen.address, cores.min(UDP_SOCKETS_MAX), buffer).map(Sockets::Udp)
             }
             (Protocol::Udp, Settings::Forward(_)) => {
@@ -191,12 +194,27 @@ impl Sockets {
     }
 }
 
+fn receive_buffer_bytes(settings: &SyslogInput) -> usize {
+    usize::try_from(settings.udp_rcvbuf).unwrap_or(usize::MAX)
+}
+
+/// Sockets that are open and not yet read from.
+#[derive(Debug)]
+pub struct Opened {
+    place: Place,
+    sockets: Sockets,
+    /// The name under which they are [kept](Kept) since the last run.
+    kept_as: Option<String>,
+}
+
 /// The running side of one `listen` entry.
 #[derive(Debug)]
 struct Listener {
     publisher: Publisher,
     tasks: Vec<JoinHandle<()>>,
     address: SocketAddr,
+    /// The name under which its sockets are [kept](Kept).
+    kept_as: Option<String>,
 }
 
 /// Where a listener's tasks hear what is wanted.
@@ -240,6 +258,10 @@ impl Publisher {
 }
 
 impl Listener {
+    fn has_ended(&self) -> bool {
+        self.tasks.iter().all(JoinHandle::is_finished)
+    }
+
     async fn join(self) {
         for task in self.tasks {
             // A panic was reported to the supervisor.
@@ -252,28 +274,34 @@ impl Listener {
 #[derive(Debug)]
 pub struct Inputs {
     context: Context,
+    kept: Kept,
     listeners: BTreeMap<Place, Listener>,
     /// Listeners that a reload took away and that are coming to their end.
     leaving: Vec<Listener>,
 }
 
 impl Inputs {
-    /// No sockets yet; [`Inputs::apply`] gives some.
+    /// No sockets yet but those `kept` since the last run; [`Inputs::apply`] gives some.
     #[must_use]
-    pub fn new(context: Context) -> Inputs {
-        Inputs { context, listeners: BTreeMap::new(), leaving: Vec::new() }
+    pub fn new(context: Context, kept: Kept) -> Inputs {
+        Inputs { context, kept, listeners: BTreeMap::new(), leaving: Vec::new() }
     }
 
-    /// Opens what `inputs` listen on and is not open yet. All or nothing.
+    /// Opens what `inputs` listen on and is not open yet, or takes it back from the last run. All or nothing.
     ///
     /// # Errors
     /// Every address that cannot be opened; what was opened meanwhile is closed again.
-    pub fn bind(&self, inputs: &[Configured]) -> Result<Vec<(Place, Sockets)>, Vec<BindError>> {
+    pub fn bind(&mut self, inputs: &[Configured]) -> Result<Vec<Opened>, Vec<BindError>> {
+        self.kept.give_up_strangers(inputs);
         let (mut opened, mut errors) = (Vec::new(), Vec::new());
         for Configured { settings, .. } in inputs {
             for place in settings.places().filter(|place| !self.listeners.contains_key(place)) {
+                if let Some((name, sockets)) = self.kept.take(&place, settings) {
+                    opened.push(Opened { place, sockets, kept_as: Some(name) });
+                    continue;
+                }
                 match Sockets::bind(settings, &place.1) {
-                    Ok(sockets) => opened.push((place, sockets)),
+                    Ok(sockets) => opened.push(Opened { place, sockets, kept_as: None }),
                     Err(error) => errors.push(error),
                 }
             }
@@ -286,8 +314,8 @@ impl Inputs {
     ///
     /// # Errors
     /// If a socket cannot be given to the runtime; the others run.
-    pub fn apply(&mut self, inputs: &[Configured], opened: Vec<(Place, Sockets)>) -> io::Result<()> {
-        let mut opened: BTreeMap<Place, Sockets> = opened.into_iter().collect();
+    pub fn apply(&mut self, inputs: &[Configured], opened: Vec<Opened>) -> io::Result<()> {
+        let mut opened: BTreeMap<Place, Opened> = opened.into_iter().map(|one| (one.place.clone(), one)).collect();
         let mut gone = std::mem::take(&mut self.listeners);
         let mut result = Ok(());
         for input in inputs {
@@ -295,8 +323,8 @@ impl Inputs {
                 if let Some(listener) = gone.remove(&place) {
                     listener.publisher.follow(input);
                     self.listeners.insert(place, listener);
-                } else if let Some(sockets) = opened.remove(&place) {
-                    match self.start(&place.1, sockets, input) {
+                } else if let Some(opened) = opened.remove(&place) {
+                    match self.start(opened, input) {
                         Ok(listener) => drop(self.listeners.insert(place, listener)),
                         Err(error) => result = Err(error),
                     }
@@ -306,6 +334,7 @@ impl Inputs {
         for ((_, listen), listener) in gone {
             tracing::info!(%listen, "no longer listening");
             listener.publisher.set_stage(Stage::Quiescing);
+            listener.kept_as.iter().for_each(|name| self.kept.remove(name));
             self.leaving.push(listener);
         }
         self.leaving.retain(|listener| listener.tasks.iter().any(|task| !task.is_finished()));
@@ -317,15 +346,18 @@ impl Inputs {
         self.listeners.iter().map(|((_, listen), listener)| (listen.protocol, listener.address))
     }
 
-    fn start(&self, listen: &Listen, sockets: Sockets, input: &Configured) -> io::Result<Listener> {
+    fn start(&self, opened: Opened, input: &Configured) -> io::Result<Listener> {
+        let Opened { place, sockets, kept_as } = opened;
         let address = sockets.local_address()?;
+        let kept_as = kept_as.or_else(|| self.kept.store(input.settings.name(), &place, &sockets));
+        let (_, listen) = &place;
         let task_name = format!("input {} {listen}", input.settings.name());
         let publisher = Publisher::new(input);
         let tasks = match &publisher {
             Publisher::Syslog(control) => self.start_syslog(&task_name, listen.protocol, address, sockets, control)?,
             Publisher::Forward(control) => self.start_forward(&task_name, address, sockets, control)?,
         };
-        Ok(Listener { publisher, tasks, address })
+        Ok(Listener { publisher, tasks, address, kept_as })
     }
 
     fn start_syslog(
@@ -395,7 +427,8 @@ impl Inputs {
         Ok(tasks)
     }
 
-    /// Takes nothing new and finishes what is on its way.
+    /// Takes nothing new and finishes what is on its way. What comes from now on waits for the next run, if the sockets are
+    /// [kept](Kept).
     pub fn quiesce(&self) {
         for listener in self.listeners.values() {
             listener.publisher.set_stage(Stage::Quiescing);
@@ -406,13 +439,16 @@ impl Inputs {
     #[must_use]
     pub fn have_ended(&self) -> bool {
         let mut listeners = self.listeners.values().chain(&self.leaving);
-        listeners.all(|listener| listener.tasks.iter().all(JoinHandle::is_finished))
+        listeners.all(Listener::has_ended)
     }
 
     /// Forgets listeners whose tasks have ended, so that their places can be opened again.
     pub fn clear(&mut self) {
-        self.listeners.retain(|_, listener| listener.tasks.iter().any(|task| !task.is_finished()));
-        self.leaving.retain(|listener| listener.tasks.iter().any(|task| !task.is_finished()));
+        let ended: Vec<Listener> =
+            self.listeners.extract_if(.., |_, listener| listener.has_ended()).map(|(_, one)| one).collect();
+        // Kept for the next process, and in the way of this one: datagrams would wait in a socket that nobody reads.
+        self.kept.give_up(ended.into_iter().filter_map(|listener| listener.kept_as));
+        self.leaving.retain(|listener| !listener.has_ended());
     }
 
     /// Waits for the tasks' end after [`Inputs::quiesce`].

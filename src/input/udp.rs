@@ -54,7 +54,13 @@ impl Socket {
     pub fn new(label: String, socket: UdpSocket, control: watch::Receiver<Control<SyslogInput>>) -> io::Result<Socket> {
         let collects = receive_buffer(&socket)? >= COLLECT_BUFFER_BYTES;
         let bell = Bell::new(&socket)?.watched()?;
-        Ok(Socket { label, socket, bell, receiver: Receiver::new(), control, collects, kernel_drops: (0, 0) })
+        // Of a socket that is older than this run the kernel counts on, and so do we: the last run told of most of them.
+        let before = memory_info(&socket)?.drops;
+        if before > 0 {
+            tracing::warn!(socket = label, drops = before, "the kernel dropped datagrams, before this start");
+        }
+        let kernel_drops = (before, before.into());
+        Ok(Socket { label, socket, bell, receiver: Receiver::new(), control, collects, kernel_drops })
     }
 
     /// Reads until the stage says otherwise, then what the kernel still holds, to the last datagram; or until the journal

@@ -83,6 +83,7 @@ impl TestNode {
             stage: stage.subscribe(),
             listening: listening.subscribe(),
             started: Started::now(),
+            program: None,
             node,
             config: watch::channel(Arc::new(config)).1,
             faults: faults.subscribe(),

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use super::format;
 use super::table::{self, Row, left, right};
 use super::{InputStatus, JournalStatus, LinkStatus, NodeStatus, OutputStatus, Status};
+use crate::proto::stage::Stage;
 
 /// An earlier look, for rates.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +65,30 @@ pub fn problems(status: &Status, earlier: Option<Earlier<'_>>) -> Vec<String> {
     problems
 }
 
+/// This node in one line: `active, 12,431 messages/s in, 212 to deliver; the journal waits: full`.
+#[must_use]
+pub fn one_line(status: &Status, earlier: Option<Earlier<'_>>) -> String {
+    let Some(node) = status.nodes.first() else { return String::new() };
+    let received = |node: &NodeStatus| node.inputs.values().map(|input| input.messages).sum::<u64>();
+    let before =
+        earlier.and_then(|earlier| Some(Before { node: earlier.status.nodes.first()?, seconds: earlier.seconds }));
+    let mut line = node.role.clone();
+    if node.stage != Stage::Serving.as_str() {
+        let _ = write!(line, ", {}", node.stage);
+    }
+    let rate = rate(before, received(node), |before| Some(received(before)));
+    let waiting = node.journals.first().map_or(0, |journal| journal.messages);
+    let _ = write!(line, ", {rate} messages/s in, {} to deliver", format::count(waiting));
+    if node.restart_pending {
+        line.push_str(", restart pending");
+    }
+    for fault in &node.faults {
+        let _ = write!(line, "; {fault}");
+    }
+    // Whoever reads lines must not take part of one for another.
+    line.replace(|c: char| c.is_control(), " ")
+}
+
 #[derive(Clone, Copy)]
 struct Before<'a> {
     node: &'a NodeStatus,
@@ -102,6 +127,7 @@ fn render_node(out: &mut String, node: &NodeStatus, before: Option<Before<'_>>, 
             let _ = writeln!(out, "{red}! {name}: {error}{reset}");
         }
     }
+    restart_pending(out, node);
     verdict(out, node, style);
 }
 
@@ -248,6 +274,14 @@ fn output_is_a_problem(output: &OutputStatus) -> bool {
     !output.connected && output.backlog_messages > 0
 }
 
+fn restart_pending(out: &mut String, node: &NodeStatus) {
+    if node.restart_pending {
+        let runs = &node.version;
+        let _ =
+            writeln!(out, "Restart pending: {runs} runs, and another twinlog is installed: systemctl restart twinlog");
+    }
+}
+
 fn verdict(out: &mut String, node: &NodeStatus, style: Style) {
     let bold = |text: &str| if style.colour { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() };
     for (name, output) in node.outputs.iter().filter(|(_, output)| !output.lost.is_empty()) {
@@ -327,6 +361,31 @@ Safe to drain: no: 212 messages not yet delivered to siem.
         }
         let problems = problems(&status, Some(earlier));
         assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn one_line_says_role_rate_backlog_and_faults() {
+        let mut status = status();
+        let before = earlier(&status);
+        let earlier = Earlier { status: &before, seconds: 5.0 };
+        let line = one_line(&status, Some(earlier));
+        assert_eq!(line, "standalone, 12,102 messages/s in, 212 to deliver; the journal waits: full");
+        let node = &mut status.nodes[0];
+        (node.stage, node.restart_pending, node.faults) = ("stopping".into(), true, vec!["one\ntwo".into()]);
+        assert_eq!(
+            one_line(&status, None),
+            "standalone, stopping, – messages/s in, 212 to deliver, restart pending; one two"
+        );
+    }
+
+    #[test]
+    fn a_pending_restart_is_said_above_the_verdict() {
+        let mut status = status();
+        assert!(!render(&status, None, plain(100)).contains("Restart pending"));
+        status.nodes[0].restart_pending = true;
+        let shown = render(&status, None, plain(100));
+        let line = shown.lines().rev().nth(1).unwrap();
+        assert_eq!(line, "Restart pending: 0.1.0 runs, and another twinlog is installed: systemctl restart twinlog");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod link_layer;
 pub mod namespace;
 pub mod netlink;
+pub mod notify;
 pub mod process;
 pub mod random;
 pub mod robust_mutex;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use super::vrrp_socket::RETURN_NOTHING;
+
 /// Connections that may wait for `accept`. The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -25,6 +27,28 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Makes a listening socket deaf: every packet to it is dropped before the kernel answers, as on a bad line, so that who
+/// connects tries again. Connections that wait for `accept` stay. It holds for all duplicates of the socket.
+///
+/// # Errors
+/// What the system says.
+pub fn ignore(listener: &TcpListener) -> io::Result<()> {
+    // Linux sends what reaches a listening socket through its filter, SYN and the last ACK of a handshake alike. This one
+    // keeps no byte of any packet.
+    SockRef::from(listener).attach_filter(&[RETURN_NOTHING])
+}
+
+/// Has a listening socket hear again after [`ignore`].
+///
+/// # Errors
+/// What the system says; it is no error that it heard.
+pub fn hear(listener: &TcpListener) -> io::Result<()> {
+    match SockRef::from(listener).detach_filter() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Finds a peer that vanished without a word: probes after a minute of silence, every 10 s, gone after six.
@@ -107,6 +131,24 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    #[test]
+    fn a_deaf_listener_answers_nobody_and_keeps_whom_it_has_answered() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let early = TcpStream::connect(address).unwrap();
+        ignore(&listener).unwrap();
+        let late = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        late.set_nonblocking(true).unwrap();
+        late.connect(&address.into()).unwrap_err();
+        assert_eq!(listener.accept().unwrap().1, early.local_addr().unwrap());
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        // The kernel repeats the first packet after a second.
+        hear(&listener).unwrap();
+        hear(&listener).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        assert_eq!(Some(listener.accept().unwrap().1), late.local_addr().unwrap().as_socket());
+    }
 
     #[test]
     fn acknowledged_follows_what_the_peers_tcp_took() {

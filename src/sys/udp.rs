@@ -11,7 +11,7 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrLike, SockaddrStorage, recvmmsg, recvmsg,
     sendmsg, setsockopt, sockopt,
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -44,12 +44,22 @@ fn bind_one(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
         socket.set_only_v6(address.ip() != IpAddr::from([0u16; 8]))?;
     }
     socket.set_reuse_port(true)?;
+    let socket = UdpSocket::from(socket);
+    set_receive_buffer(&socket, buffer_bytes)?;
+    SockRef::from(&socket).bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sets the size of the receive buffer as [`bind`] does. What is in it stays.
+///
+/// # Errors
+/// What the system says.
+pub fn set_receive_buffer(socket: &UdpSocket, bytes: usize) -> io::Result<()> {
     // The kernel doubles the value it is given, for its own overhead: half of it makes the size that was asked for.
-    if setsockopt(&socket, sockopt::RcvBufForce, &(buffer_bytes / 2)).is_err() {
-        socket.set_recv_buffer_size(buffer_bytes / 2)?;
+    if setsockopt(socket, sockopt::RcvBufForce, &(bytes / 2)).is_err() {
+        SockRef::from(socket).set_recv_buffer_size(bytes / 2)?;
     }
-    socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(())
 }
 
 /// Size of the receive buffer in bytes, as the kernel accounts it.
@@ -57,7 +67,7 @@ fn bind_one(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
 /// # Errors
 /// What the system says.
 pub fn receive_buffer(socket: &UdpSocket) -> io::Result<usize> {
-    socket2::SockRef::from(socket).recv_buffer_size()
+    SockRef::from(socket).recv_buffer_size()
 }
 
 /// Memory of a socket as the kernel counts it (`SO_MEMINFO`).
@@ -220,12 +230,21 @@ enum PacketInfo {
 pub fn bind_answering(address: SocketAddr) -> io::Result<UdpSocket> {
     const BUFFER_BYTES: usize = 1024 * 1024;
     let socket = bind_one(address, BUFFER_BYTES)?;
-    if address.is_ipv6() {
-        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-    } else {
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
-    }
+    make_answering(&socket)?;
     Ok(socket)
+}
+
+/// Has the datagrams of a bound socket tell where they were sent to, from now on.
+///
+/// # Errors
+/// What the system says.
+pub fn make_answering(socket: &UdpSocket) -> io::Result<()> {
+    if socket.local_addr()?.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    Ok(())
 }
 
 /// Takes one datagram into `buffer`, as far as it fits: its length, from whom, and to which address it was sent; `None`

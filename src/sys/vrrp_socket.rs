@@ -222,7 +222,7 @@ fn opened(socket: Socket, index: u32, family: Family, vrid: Option<u8>) -> io::R
     Ok(VrrpSocket { socket, index, family })
 }
 
-const RETURN_NOTHING: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
+pub(super) const RETURN_NOTHING: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
 const RETURN_ALL: SockFilter = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, u32::MAX);
 
 /// A classic BPF program that lets through messages whose second byte is `vrid`.
