@@ -156,7 +156,7 @@ Exit status: 0 stopped in order, 1 failed, 78 the configuration or the journal i
     /// Watch a pair at work: two nodes and a device in networks of their own on this machine
     ///
     /// Real messages go to the shared address while it is handed over, and while a node crashes; at the end stands how many
-    /// were sent, delivered, lost and repeated. Takes half a minute, needs root, and leaves nothing behind.
+    /// were sent, delivered, lost and repeated. Takes some fifteen seconds, needs root, and leaves nothing behind.
     #[command(after_long_help = "Exit status: 0 nothing was lost before the crash, 1 it could not be played, \
 7 the planned move lost messages.")]
     Demo(demo::Demo),
