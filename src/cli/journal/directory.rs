@@ -49,6 +49,11 @@ pub(super) struct Directory {
 }
 
 impl Directory {
+    /// Whether it is the own journal's, and not a mirror's.
+    pub(super) fn is_own(&self) -> bool {
+        !self.path.parent().is_some_and(|parent| parent.ends_with(crate::pair::mirrors::DIRECTORY))
+    }
+
     /// Opens `given` or the configured data directory; either that or the journal's own directory may be named.
     pub(super) fn open(shared: &Shared, given: Option<&Path>) -> anyhow::Result<Directory> {
         let config = match given {

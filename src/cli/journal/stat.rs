@@ -40,7 +40,7 @@ pub(super) fn execute(directory: &Directory, shared: &Shared) -> anyhow::Result<
         };
         let outputs: Map<String, Value> = cursors.iter().map(output).collect();
         let answer = json!({
-            "v": 1, "journal": "own", "id": directory.journal.to_string(), "directory": directory.path(),
+            "v": 1, "journal": if directory.is_own() { "own" } else { "mirror" }, "id": directory.journal.to_string(), "directory": directory.path(),
             "segments": segments.len(), "bytes": bytes, "messages": messages,
             "oldest": edge(oldest), "newest": edge(newest), "outputs": outputs,
         });
