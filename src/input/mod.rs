@@ -5,6 +5,7 @@
 //! address from one input to another of its kind without closing it; a connection keeps the settings it began with.
 
 mod accept;
+mod answers;
 pub mod forward;
 pub mod tcp;
 pub mod udp;
