@@ -17,6 +17,8 @@ mod forward;
 mod forward_handshake;
 #[path = "../fuzz/targets/framing.rs"]
 mod framing;
+#[path = "../fuzz/targets/relp.rs"]
+mod relp;
 #[path = "../fuzz/targets/syslog_view.rs"]
 mod syslog_view;
 #[path = "../fuzz/targets/vrrp.rs"]
@@ -54,6 +56,11 @@ fn the_corpus_of_forward_passes() {
 #[test]
 fn the_corpus_of_forward_handshake_passes() {
     replay("forward_handshake", forward_handshake::run);
+}
+
+#[test]
+fn the_corpus_of_relp_passes() {
+    replay("relp", relp::run);
 }
 
 #[test]

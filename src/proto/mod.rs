@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod forward;
 pub mod node;
 pub mod position;
+pub mod relp;
 pub mod render;
 pub mod stage;
 pub mod syslog;
