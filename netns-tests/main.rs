@@ -3,6 +3,7 @@
 //! `lab` builds hosts, runs programs in them and breaks things; it is there for every test that needs more than one
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
+//! `connections` (TCP connections move with it),
 //! `pair` (the whole program), `live` (`check --live`), `switch` (the lab itself).
 //!
 //! Needs root, network namespaces and the programs that `install.sh` beside this file brings; what is missing is a
@@ -14,6 +15,7 @@
 mod address;
 mod advertisement;
 mod announcement;
+mod connections;
 mod handover;
 mod lab;
 mod live;

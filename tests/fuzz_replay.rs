@@ -21,6 +21,8 @@ mod framing;
 mod relp;
 #[path = "../fuzz/targets/syslog_view.rs"]
 mod syslog_view;
+#[path = "../fuzz/targets/tcp_image.rs"]
+mod tcp_image;
 #[path = "../fuzz/targets/vrrp.rs"]
 mod vrrp;
 
@@ -61,6 +63,11 @@ fn the_corpus_of_forward_handshake_passes() {
 #[test]
 fn the_corpus_of_relp_passes() {
     replay("relp", relp::run);
+}
+
+#[test]
+fn the_corpus_of_tcp_image_passes() {
+    replay("tcp_image", tcp_image::run);
 }
 
 #[test]

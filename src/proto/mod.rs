@@ -12,4 +12,5 @@ pub mod relp;
 pub mod render;
 pub mod stage;
 pub mod syslog;
+pub mod tcp_image;
 pub mod vrrp;
