@@ -12,16 +12,17 @@ use super::lab::{Host, SOON, Switch, VIP_V4, VIP_V6};
 const PER_SECOND: u32 = 10_000;
 
 /// One of the two hosts between which the address moves, as the election will see it.
-struct Node {
+pub struct Node {
     netlink: Netlink,
     frames: FrameSender,
-    link: u32,
-    lo: u32,
+    /// The interface of the network, and that of nobody.
+    pub link: u32,
+    pub lo: u32,
     mac: [u8; 6],
 }
 
 impl Node {
-    fn of(host: &Host) -> Node {
+    pub fn of(host: &Host) -> Node {
         let (link, lo) = (host.eth0().index, host.lo().index);
         let mut netlink = host.netlink();
         netlink.set_arp(link, Arp::QUIET).unwrap();
@@ -29,16 +30,19 @@ impl Node {
         Node { netlink, frames, link, lo, mac: host.mac() }
     }
 
-    fn add(&mut self, vip: IpAddr, place: u32) {
+    /// Adds the address, and waits until it receives.
+    pub fn add(&mut self, vip: IpAddr, place: u32) {
         self.netlink.add(vip, place, Lifetime::Forever).unwrap();
         assert!(self.netlink.wait_for_local_route(vip, place, SOON).unwrap());
     }
 
-    fn remove(&mut self, vip: IpAddr, place: u32) {
+    /// Removes it.
+    pub fn remove(&mut self, vip: IpAddr, place: u32) {
         assert_eq!(self.netlink.remove(vip, place).unwrap(), Removed::Now);
     }
 
-    fn announce(&self, vip: IpAddr) {
+    /// Tells the neighbours that it is here.
+    pub fn announce(&self, vip: IpAddr) {
         self.frames.send(&announcement(vip, self.mac)).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 //! `lab` builds hosts, runs programs in them and breaks things; it is there for every test that needs more than one
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
+//! `connections` (TCP connections move with it),
 //! `pair` (the whole program), `mirror` and `drain` (with senders and a destination, built in `aggregators`),
 //! `oddities` (hostile packets, vanished interfaces, pairs that are not the usual one),
 //! `dissection` (what tshark thinks of us), `live` (`check --live`), `demo` (`twinlog demo`), `switch` (the lab itself).
@@ -19,6 +20,7 @@ mod advertisement;
 mod aggregators;
 mod announcement;
 mod compare;
+mod connections;
 mod demo;
 mod dissection;
 mod drain;

@@ -181,6 +181,8 @@ pub enum Input {
     Syslog(SyslogInput),
     /// `[[input.forward]]`.
     Forward(ForwardInput),
+    /// `[[input.relp]]`.
+    Relp(RelpInput),
 }
 
 impl Input {
@@ -190,6 +192,7 @@ impl Input {
         match self {
             Input::Syslog(input) => &input.name,
             Input::Forward(input) => &input.name,
+            Input::Relp(input) => &input.name,
         }
     }
 
@@ -199,6 +202,17 @@ impl Input {
         match self {
             Input::Syslog(input) => &input.listen,
             Input::Forward(input) => &input.listen,
+            Input::Relp(input) => &input.listen,
+        }
+    }
+
+    /// Who it is inside TLS, if it is.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsServer> {
+        match self {
+            Input::Syslog(input) => input.tls.as_ref(),
+            Input::Forward(input) => input.tls.as_ref(),
+            Input::Relp(input) => input.tls.as_ref(),
         }
     }
 }
@@ -287,6 +301,48 @@ impl ForwardInput {
             max_chunk: 64 * MIB as usize,
             max_connections: None,
             idle_timeout: None,
+            tls: None,
+        }
+    }
+}
+
+/// `[[input.relp]]`: syslog whose every message is answered, over TCP and TLS.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RelpInput {
+    /// 1 to 64 of `A-Za-z0-9._-`. Default `relp-0`, `relp-1`, … in the order of the tables.
+    pub name: String,
+    /// What is listened on, TCP or TLS, at least one. Required.
+    pub listen: Vec<Listen>,
+    /// Bytes of the longest message, 480 B (RFC 5424, 6.1) to 16 MiB; longer is cut and flagged, and answered. Default
+    /// 64 KiB.
+    pub max_message: usize,
+    /// Connections at a time, at least 1. Default `None`: as many as the process may have.
+    pub max_connections: Option<u32>,
+    /// A connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Networks that may send. Default empty: all.
+    pub allow: Vec<IpNet>,
+    /// Zone of timestamps that name none. Default [`Timezone::Local`].
+    pub timezone: Timezone,
+    /// Tag of the messages for `match.tag`; they leave through forward as `TAG.FACILITY.SEVERITY`. Default `syslog`.
+    pub tag: String,
+    /// `tls`: who we are on `tls://`, which needs it. Default `None`.
+    pub tls: Option<TlsServer>,
+}
+
+impl RelpInput {
+    /// An input with every default.
+    #[must_use]
+    pub fn new(name: String, listen: Vec<Listen>) -> RelpInput {
+        RelpInput {
+            name,
+            listen,
+            max_message: 64 * KIB as usize,
+            max_connections: None,
+            idle_timeout: None,
+            allow: Vec::new(),
+            timezone: Timezone::Local,
+            tag: "syslog".to_owned(),
             tls: None,
         }
     }

@@ -16,7 +16,8 @@
 //! The library is the product; `main.rs` is an argument parser. From the bottom up:
 //!
 //! - [`proto`]: pure values. [`proto::position`], [`proto::envelope`], [`proto::batch`] are the words of everything
-//!   else; [`proto::syslog`] frames, parses and renders; [`proto::forward`] is the codec of fluent-forward.
+//!   else; [`proto::syslog`] frames, parses and renders; [`proto::forward`] is the codec of fluent-forward, [`proto::relp`]
+//!   that of RELP.
 //! - [`sys`]: raw system calls, and everything `unsafe`.
 //! - [`tls`]: TLS for inputs and outputs, with files that are followed.
 //! - [`journal`]: segments on disk, recovery, group commit, readers, cursors.

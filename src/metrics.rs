@@ -140,7 +140,9 @@ pub struct InputMetrics {
     pub tls: Received,
     /// Events taken in from forward frames.
     pub forward: Received,
-    /// Seconds from the receipt of a chunk to its acknowledgement.
+    /// Messages taken in through RELP.
+    pub relp: Received,
+    /// Seconds from the receipt of a forward chunk or a RELP message to its acknowledgement.
     pub ack_seconds: AckSeconds,
     /// Connections now open.
     pub connections: Gauge,
@@ -153,7 +155,7 @@ pub struct InputMetrics {
     last_message: AtomicU64,
 }
 
-/// Seconds from the receipt of a chunk to its acknowledgement.
+/// Seconds from the receipt of a chunk or a message to its acknowledgement.
 #[derive(Debug)]
 pub struct AckSeconds(pub Histogram);
 
@@ -167,8 +169,8 @@ impl Default for AckSeconds {
 impl InputMetrics {
     /// What came in, by protocol, as the label `proto` names it.
     #[must_use]
-    pub fn received(&self) -> [(&'static str, &Received); 4] {
-        [("udp", &self.udp), ("tcp", &self.tcp), ("tls", &self.tls), ("forward", &self.forward)]
+    pub fn received(&self) -> [(&'static str, &Received); 5] {
+        [("udp", &self.udp), ("tcp", &self.tcp), ("tls", &self.tls), ("forward", &self.forward), ("relp", &self.relp)]
     }
 
     /// Notes when the newest message came.

@@ -17,10 +17,14 @@ impl Zones {
     /// The zones of a configuration's inputs; one that the database does not know counts as UTC.
     #[must_use]
     pub fn of(config: &Config) -> Zones {
-        let zone = |input: &Input| match input {
-            Input::Syslog(syslog) => Some((syslog.name.clone(), zone(&syslog.timezone).unwrap_or_default())),
-            // The times of forward are instants.
-            Input::Forward(_) => None,
+        let zone = |input: &Input| {
+            let timezone = match input {
+                Input::Syslog(syslog) => &syslog.timezone,
+                Input::Relp(relp) => &relp.timezone,
+                // The times of forward are instants.
+                Input::Forward(_) => return None,
+            };
+            Some((input.name().to_owned(), zone(timezone).unwrap_or_default()))
         };
         Zones(config.inputs.iter().filter_map(zone).collect())
     }

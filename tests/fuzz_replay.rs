@@ -17,8 +17,12 @@ mod forward;
 mod forward_handshake;
 #[path = "../fuzz/targets/framing.rs"]
 mod framing;
+#[path = "../fuzz/targets/relp.rs"]
+mod relp;
 #[path = "../fuzz/targets/syslog_view.rs"]
 mod syslog_view;
+#[path = "../fuzz/targets/tcp_image.rs"]
+mod tcp_image;
 #[path = "../fuzz/targets/vrrp.rs"]
 mod vrrp;
 
@@ -54,6 +58,16 @@ fn the_corpus_of_forward_passes() {
 #[test]
 fn the_corpus_of_forward_handshake_passes() {
     replay("forward_handshake", forward_handshake::run);
+}
+
+#[test]
+fn the_corpus_of_relp_passes() {
+    replay("relp", relp::run);
+}
+
+#[test]
+fn the_corpus_of_tcp_image_passes() {
+    replay("tcp_image", tcp_image::run);
 }
 
 #[test]

@@ -96,6 +96,17 @@ pub(super) fn listen_forward(text: &str) -> Result<Vec<Listen>, Invalid> {
     }
 }
 
+/// Reads one `listen` entry of a RELP input; without a protocol it opens TCP.
+pub(super) fn listen_relp(text: &str) -> Result<Vec<Listen>, Invalid> {
+    let (protocol, rest) = split_protocol(text)?;
+    let protocol = protocol.unwrap_or(Protocol::Tcp);
+    if protocol == Protocol::Udp {
+        return Err(Invalid::new("cannot be udp://: RELP goes over TCP", format!("write \"{rest}\"")));
+    }
+    let address = listen_address(rest, Some(protocol))?;
+    Ok(vec![Listen { protocol, address }])
+}
+
 /// Reads `":514"`, `"192.0.2.1:514"` or `"[2001:db8::1]:514"`; the protocol is for the diagnostic only.
 pub(super) fn listen_address(text: &str, protocol: Option<Protocol>) -> Result<SocketAddr, Invalid> {
     let prefix = protocol.map_or(String::new(), |protocol| format!("{protocol}://"));
@@ -243,6 +254,15 @@ mod tests {
         assert_eq!(listened("tcp://0.0.0.0:601"), ["tcp://0.0.0.0:601"]);
         assert_eq!(listened("tls://:6514"), ["tls://[::]:6514"]);
         assert_eq!(listened("[2001:db8::1]:514"), ["udp://[2001:db8::1]:514", "tcp://[2001:db8::1]:514"]);
+    }
+
+    #[test]
+    fn relp_listens_over_tcp_or_inside_tls() {
+        let listened =
+            |text| listen_relp(text).map(|listens| listens.iter().map(Listen::to_string).collect::<Vec<_>>());
+        assert_eq!(listened(":2514").unwrap(), ["tcp://[::]:2514"]);
+        assert_eq!(listened("tls://192.0.2.1:2515").unwrap(), ["tls://192.0.2.1:2515"]);
+        assert_eq!(listened("udp://:2514").unwrap_err().fix, "write \":2514\"");
     }
 
     #[test]

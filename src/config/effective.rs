@@ -10,7 +10,7 @@ use super::choice::{Choice, FACILITIES, SEVERITIES};
 use super::units::{show_duration, show_size};
 use super::{
     Config, FileOutput, ForwardInput, ForwardOutput, Hook, HookStyle, Input, Login, Match, Output, OutputKind, Pair,
-    PairNode, Protocol, SyslogInput, SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
+    PairNode, Protocol, RelpInput, SyslogInput, SyslogOutput, Timezone, TlsClient, TlsIdentity, TlsServer,
 };
 use crate::proto::vrrp::Version;
 
@@ -42,6 +42,7 @@ pub fn show_effective(config: &Config) -> String {
         match input {
             Input::Syslog(input) => syslog_input(&mut text, input),
             Input::Forward(input) => forward_input(&mut text, input),
+            Input::Relp(input) => relp_input(&mut text, input),
         }
     }
     for output in outputs {
@@ -108,15 +109,33 @@ fn syslog_input(text: &mut Text, input: &SyslogInput) {
     text.key("idle_timeout", quoted(input.idle_timeout.map_or("off".to_owned(), show_duration)));
     text.key("udp_rcvbuf", quoted(show_size(input.udp_rcvbuf)));
     text.key("allow", list(&input.allow));
-    let timezone = match &input.timezone {
-        Timezone::Local => "local",
-        Timezone::Named(name) => name,
-    };
-    text.key("timezone", quoted(timezone));
+    text.key("timezone", zone(&input.timezone));
     text.key("tag", quoted(&input.tag));
     if let Some(tls) = &input.tls {
         text.key("tls", tls_server(tls));
     }
+}
+
+fn relp_input(text: &mut Text, input: &RelpInput) {
+    text.table("[[input.relp]]");
+    text.key("name", quoted(&input.name));
+    text.key("listen", list(&input.listen));
+    text.key("max_message", quoted(show_size(input.max_message as u64)));
+    text.key("max_connections", input.max_connections.map_or(quoted("off"), |count| count.to_string()));
+    text.key("idle_timeout", quoted(input.idle_timeout.map_or("off".to_owned(), show_duration)));
+    text.key("allow", list(&input.allow));
+    text.key("timezone", zone(&input.timezone));
+    text.key("tag", quoted(&input.tag));
+    if let Some(tls) = &input.tls {
+        text.key("tls", tls_server(tls));
+    }
+}
+
+fn zone(timezone: &Timezone) -> String {
+    quoted(match timezone {
+        Timezone::Local => "local",
+        Timezone::Named(name) => name,
+    })
 }
 
 fn tls_server(TlsServer { identity, ca_file, client_auth }: &TlsServer) -> String {

@@ -275,8 +275,8 @@ impl<'a> Table<'a> {
     fn unknown(&self, key: &str, known: &[&'static str]) -> (String, String) {
         let place = match self.path.as_str() {
             "" => "at the top level".to_owned(),
-            path @ ("input.syslog" | "input.forward" | "output.syslog" | "output.forward" | "output.file"
-            | "output.stdout" | "hook") => {
+            path @ ("input.syslog" | "input.forward" | "input.relp" | "output.syslog" | "output.forward"
+            | "output.file" | "output.stdout" | "hook") => {
                 format!("in [[{path}]]")
             }
             path => format!("in [{path}]"),

@@ -21,8 +21,8 @@ use super::tls;
 use super::units::Invalid;
 use super::{
     Config, Drain, FileOutput, ForwardInput, ForwardOutput, GIB, Input, InvalidPathPattern, Journal, KIB, Loaded,
-    Login, MIB, Match, Output, OutputKind, Protocol, Retry, Rotate, Source, StdoutOutput, SyslogInput, SyslogOutput,
-    TagPattern, Timezone,
+    Login, MIB, Match, Output, OutputKind, Protocol, RelpInput, Retry, Rotate, Source, StdoutOutput, SyslogInput,
+    SyslogOutput, TagPattern, Timezone,
 };
 
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -119,6 +119,9 @@ fn top_level(findings: &Findings<'_>, root: Table<'_>, config: &mut Config, spot
     for table in inputs.tables("forward") {
         config.inputs.push(Input::Forward(forward_input(findings, table, spots)));
     }
+    for table in inputs.tables("relp") {
+        config.inputs.push(Input::Relp(relp_input(findings, table, spots)));
+    }
     if inputs.is_empty() {
         let fix = "add [[input.syslog]] with listen = \":514\"";
         findings.note_missing(None, "there is no input, so nothing would come in", fix);
@@ -207,21 +210,41 @@ fn syslog_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) ->
     let name = name(&table, "syslog", &mut spots.input_names);
     let mut input = SyslogInput::new(name, Vec::new());
     listen(findings, &table, &mut input.listen, spots, "listen = \":514\"", address::listen);
-    table.set("max_message", &mut input.max_message, |value| {
-        value.size(480..=16 * MIB).map(|bytes| usize::try_from(bytes).expect("16 MiB fit"))
-    });
+    table.set("max_message", &mut input.max_message, message_bytes);
     table.set("max_connections", &mut input.max_connections, |value| value.unless_off(Value::count));
-    table.set("idle_timeout", &mut input.idle_timeout, |value| {
-        value.unless_off(|value| value.duration(SECOND..=30 * DAY))
-    });
+    table.set("idle_timeout", &mut input.idle_timeout, idle_timeout);
     table.set("udp_rcvbuf", &mut input.udp_rcvbuf, |value| value.size(4 * KIB..=GIB));
     table.set("allow", &mut input.allow, |value| value.list(network));
     table.set("timezone", &mut input.timezone, |value| value.parse(timezone));
     table.set("tag", &mut input.tag, |value| value.parse(tag));
     input.tls = tls::server(findings, &table, &format!("input.{}", input.name), spots);
-    tls::check_listens(findings, &table, &input);
+    tls::check_listens(findings, &table, &input.listen, "listen = \"tls://:6514\"");
     table.finish();
     input
+}
+
+fn relp_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) -> RelpInput {
+    let name = name(&table, "relp", &mut spots.input_names);
+    let mut input = RelpInput::new(name, Vec::new());
+    listen(findings, &table, &mut input.listen, spots, "listen = \":2514\"", address::listen_relp);
+    table.set("max_message", &mut input.max_message, message_bytes);
+    table.set("max_connections", &mut input.max_connections, |value| value.unless_off(Value::count));
+    table.set("idle_timeout", &mut input.idle_timeout, idle_timeout);
+    table.set("allow", &mut input.allow, |value| value.list(network));
+    table.set("timezone", &mut input.timezone, |value| value.parse(timezone));
+    table.set("tag", &mut input.tag, |value| value.parse(tag));
+    input.tls = tls::server(findings, &table, &format!("input.{}", input.name), spots);
+    tls::check_listens(findings, &table, &input.listen, "listen = \"tls://:2515\"");
+    table.finish();
+    input
+}
+
+fn message_bytes(value: &Value<'_>) -> Option<usize> {
+    value.size(480..=16 * MIB).map(|bytes| usize::try_from(bytes).expect("16 MiB fit"))
+}
+
+fn idle_timeout(value: &Value<'_>) -> Option<Option<Duration>> {
+    value.unless_off(|value| value.duration(SECOND..=30 * DAY))
 }
 
 fn forward_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) -> ForwardInput {
@@ -243,9 +266,7 @@ fn forward_input(findings: &Findings<'_>, table: Table<'_>, spots: &mut Spots) -
         value.size(MIB..=64 * MIB).map(|bytes| usize::try_from(bytes).expect("64 MiB fit"))
     });
     table.set("max_connections", &mut input.max_connections, |value| value.unless_off(Value::count));
-    table.set("idle_timeout", &mut input.idle_timeout, |value| {
-        value.unless_off(|value| value.duration(SECOND..=30 * DAY))
-    });
+    table.set("idle_timeout", &mut input.idle_timeout, idle_timeout);
     input.tls = tls::server(findings, &table, &format!("input.{}", input.name), spots);
     table.finish();
     input

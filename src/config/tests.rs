@@ -67,11 +67,20 @@ fn every_key_of_the_complete_file_is_in_force() {
     let loaded = parse(COMPLETE, "complete.toml").unwrap_or_else(|diagnostics| panic!("{}", report(&diagnostics)));
     assert_eq!(report(&loaded.warnings), "");
     let config = loaded.config;
-    let [Input::Syslog(network), Input::Syslog(encrypted), Input::Syslog(tunnel), Input::Forward(apps)] =
-        &config.inputs[..]
+    let [
+        Input::Syslog(network),
+        Input::Syslog(encrypted),
+        Input::Syslog(tunnel),
+        Input::Forward(apps),
+        Input::Relp(answered),
+    ] = &config.inputs[..]
     else {
         panic!("{:?}", config.inputs)
     };
+    let listens = ["tcp://[::]:2514", "tls://192.0.2.11:2515"];
+    assert_eq!(answered.listen.iter().map(Listen::to_string).collect::<Vec<_>>(), listens);
+    assert_eq!((answered.max_message, answered.max_connections), (128 << 10, Some(200)));
+    assert_eq!((answered.tag.as_str(), &answered.timezone), ("relp", &Timezone::Named("+02:00".to_owned())));
     let listens = ["udp://[::]:24224", "tcp://[::]:24224", "udp://127.0.0.1:24225", "tcp://127.0.0.1:24225"];
     assert_eq!(apps.listen.iter().map(Listen::to_string).collect::<Vec<_>>(), listens);
     assert_eq!(apps.shared_key_file.as_deref(), Some(Path::new("/etc/twinlog/forward.key")));
@@ -383,6 +392,15 @@ fn each_mistake_is_named() {
             vec![
                 "4:10: error: udp://[::]:514 is already taken by udp://[::]:514 at t.toml:2:10",
                 "4:10: error: tcp://[::]:514 is already taken by tcp://[::]:514 at t.toml:2:10",
+            ],
+        ),
+        (
+            input("[[input.relp]]\nlisten = [\"udp://:2514\", \"tls://:514\"]\nudp_rcvbuf = \"1MiB\""),
+            vec![
+                "4:10: error: `listen` with tls:// needs `tls`",
+                "4:11: error: `listen` cannot be udp://: RELP goes over TCP",
+                "4:26: error: tls://[::]:514 is already taken by tcp://[::]:514 at t.toml:2:10",
+                "5:1: error: unknown key `udp_rcvbuf` in [[input.relp]]",
             ],
         ),
         (

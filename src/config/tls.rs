@@ -11,7 +11,7 @@ use super::diagnostic::Severity;
 use super::reader::{Findings, Table, Value};
 use super::sections::{Spots, path, require};
 use super::units::Invalid;
-use super::{Protocol, SyslogInput, SyslogOutput};
+use super::{Listen, Protocol, SyslogOutput};
 
 /// A certificate and its key, PEM. Relative paths start in the working directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,15 +108,15 @@ fn server_name(text: &str) -> Result<String, Invalid> {
 }
 
 /// `tls://` needs `tls`, and `tls` is for `tls://`.
-pub(super) fn check_listens(findings: &Findings<'_>, table: &Table<'_>, input: &SyslogInput) {
-    let wants = input.listen.iter().any(|listen| listen.protocol == Protocol::Tls);
+pub(super) fn check_listens(findings: &Findings<'_>, table: &Table<'_>, listens: &[Listen], example: &str) {
+    let wants = listens.iter().any(|listen| listen.protocol == Protocol::Tls);
     match (table.get("tls"), table.get("listen")) {
         (None, Some(listen)) if wants => {
             let fix =
                 "add tls = { cert_file = \"/etc/twinlog/tls/server.crt\", key_file = \"/etc/twinlog/tls/server.key\" }";
             findings.note_missing(Some(&listen.spot), "`listen` with tls:// needs `tls`", fix);
         }
-        (Some(tls), Some(_)) if !wants => without_effect(&tls, "listen = \"tls://:6514\""),
+        (Some(tls), Some(_)) if !wants => without_effect(&tls, example),
         _ => {}
     }
 }

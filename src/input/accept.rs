@@ -1,4 +1,4 @@
-//! Accepting connections, the same for syslog and forward: who is let in, the handshake of TLS, the way to the end.
+//! Accepting connections, the same for syslog, forward and RELP: who is let in, the handshake of TLS, the way to the end.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -82,6 +82,8 @@ impl Kept {
             let fitted = match settings {
                 Settings::Syslog(settings) => udp::set_receive_buffer(socket, receive_buffer_bytes(settings)),
                 Settings::Forward(_) => udp::make_answering(socket),
+                // RELP has no datagrams.
+                Settings::Relp(_) => Ok(()),
             };
             if let Err(error) = fitted {
                 tracing::warn!(name, %error, "a socket of the last run keeps its old settings");

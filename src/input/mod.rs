@@ -6,8 +6,10 @@
 //! restart under a service manager need not close it either: see [`Kept`].
 
 mod accept;
+mod answers;
 pub mod forward;
 mod kept;
+pub mod relp;
 pub mod tcp;
 pub mod udp;
 
@@ -23,7 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use self::kept::Kept;
-use crate::config::{Config, Input, Listen, Protocol, SecretError, SyslogInput};
+use crate::config::{Config, Input, Listen, Protocol, RelpInput, SecretError, SyslogInput};
 use crate::journal::{Appender, State};
 use crate::metrics::{InputMetrics, Metrics};
 use crate::proto::envelope::Timestamp;
@@ -86,6 +88,8 @@ pub enum Settings {
     Syslog(Arc<SyslogInput>),
     /// `[[input.forward]]`, with its secrets.
     Forward(Arc<forward::Settings>),
+    /// `[[input.relp]]`.
+    Relp(Arc<RelpInput>),
 }
 
 /// One configured input and its counters.
@@ -107,6 +111,7 @@ pub fn configured(config: &Config, metrics: &Metrics) -> Result<Vec<Configured>,
             Input::Forward(forward) => {
                 forward::Settings::load(forward.clone()).map(|settings| Settings::Forward(Arc::new(settings)))
             }
+            Input::Relp(relp) => Ok(Settings::Relp(Arc::new(relp.clone()))),
         };
         match settings {
             Ok(settings) => configured.push(Configured { settings, metrics: metrics.input(input.name()) }),
@@ -121,6 +126,7 @@ impl Settings {
         match self {
             Settings::Syslog(settings) => &settings.name,
             Settings::Forward(settings) => &settings.config.name,
+            Settings::Relp(settings) => &settings.name,
         }
     }
 
@@ -128,6 +134,7 @@ impl Settings {
         match self {
             Settings::Syslog(_) => Kind::Syslog,
             Settings::Forward(_) => Kind::Forward,
+            Settings::Relp(_) => Kind::Relp,
         }
     }
 
@@ -136,6 +143,7 @@ impl Settings {
         let listen = match self {
             Settings::Syslog(settings) => &settings.listen,
             Settings::Forward(settings) => &settings.config.listen,
+            Settings::Relp(settings) => &settings.listen,
         };
         listen.iter().map(|listen| (self.kind(), listen.clone()))
     }
@@ -148,6 +156,8 @@ pub enum Kind {
     Syslog,
     /// fluent-forward.
     Forward,
+    /// RELP.
+    Relp,
 }
 
 /// What one listener is for.
@@ -177,6 +187,8 @@ impl Sockets {
             (Protocol::Udp, Settings::Forward(_)) => {
                 sys::udp::bind_answering(listen.address).map(|socket| Sockets::Udp(vec![socket]))
             }
+            // Never configured.
+            (Protocol::Udp, Settings::Relp(_)) => Err(io::ErrorKind::Unsupported.into()),
             (Protocol::Tcp | Protocol::Tls, _) => sys::tcp::listen(listen.address).map(Sockets::Tcp),
         };
         bound.map_err(|source| BindError { input: settings.name().to_owned(), listen: listen.clone(), source })
@@ -222,6 +234,7 @@ struct Listener {
 enum Publisher {
     Syslog(watch::Sender<Control<SyslogInput>>),
     Forward(watch::Sender<Control<forward::Settings>>),
+    Relp(watch::Sender<Control<RelpInput>>),
 }
 
 impl Publisher {
@@ -230,6 +243,7 @@ impl Publisher {
         match input.settings.clone() {
             Settings::Syslog(settings) => Publisher::Syslog(watch::Sender::new(Control { settings, metrics, stage })),
             Settings::Forward(settings) => Publisher::Forward(watch::Sender::new(Control { settings, metrics, stage })),
+            Settings::Relp(settings) => Publisher::Relp(watch::Sender::new(Control { settings, metrics, stage })),
         }
     }
 
@@ -243,7 +257,10 @@ impl Publisher {
             (Publisher::Forward(control), Settings::Forward(settings)) => {
                 control.send_replace(Control { settings, metrics, stage });
             }
-            (Publisher::Syslog(_), Settings::Forward(_)) | (Publisher::Forward(_), Settings::Syslog(_)) => {
+            (Publisher::Relp(control), Settings::Relp(settings)) => {
+                control.send_replace(Control { settings, metrics, stage });
+            }
+            (Publisher::Syslog(_) | Publisher::Forward(_) | Publisher::Relp(_), _) => {
                 unreachable!("listeners are found by their kind")
             }
         }
@@ -253,6 +270,7 @@ impl Publisher {
         match self {
             Publisher::Syslog(control) => control.send_modify(|control| control.stage = control.stage.max(stage)),
             Publisher::Forward(control) => control.send_modify(|control| control.stage = control.stage.max(stage)),
+            Publisher::Relp(control) => control.send_modify(|control| control.stage = control.stage.max(stage)),
         }
     }
 }
@@ -356,6 +374,7 @@ impl Inputs {
         let tasks = match &publisher {
             Publisher::Syslog(control) => self.start_syslog(&task_name, listen.protocol, address, sockets, control)?,
             Publisher::Forward(control) => self.start_forward(&task_name, address, sockets, control)?,
+            Publisher::Relp(control) => self.start_relp(&task_name, listen.protocol, address, sockets, control)?,
         };
         Ok(Listener { publisher, tasks, address, kept_as })
     }
@@ -425,6 +444,22 @@ impl Inputs {
             }
         }
         Ok(tasks)
+    }
+
+    fn start_relp(
+        &self,
+        task_name: &str,
+        protocol: Protocol,
+        address: SocketAddr,
+        sockets: Sockets,
+        control: &watch::Sender<Control<RelpInput>>,
+    ) -> io::Result<Vec<JoinHandle<()>>> {
+        let Sockets::Tcp(listener) = sockets else { return Err(io::ErrorKind::Unsupported.into()) };
+        let input = control.borrow().settings.name.clone();
+        tracing::info!(input, %address, %protocol, "listening for RELP over TCP");
+        let is_tls = protocol == Protocol::Tls;
+        let acceptor = relp::Acceptor::new(listener, is_tls, control.subscribe(), self.context.clone())?;
+        Ok(vec![self.context.supervisor.spawn(task_name, acceptor.run())])
     }
 
     /// Takes nothing new and finishes what is on its way. What comes from now on waits for the next run, if the sockets are

@@ -11,9 +11,7 @@ use super::error::TlsError;
 use super::facts::{Facts, date};
 use super::files;
 use super::{Client, Server};
-use crate::config::{
-    Config, Diagnostic, Input, Loaded, OutputKind, Protocol, Severity, Target, TlsClient, TlsIdentity,
-};
+use crate::config::{Config, Diagnostic, Loaded, OutputKind, Protocol, Severity, Target, TlsClient, TlsIdentity};
 
 /// Seconds before its end in which a certificate should be renewed: 14 days.
 const RENEWAL: i64 = 14 * 24 * 3600;
@@ -28,17 +26,8 @@ pub fn check(loaded: &Loaded, now: SystemTime, out_of_time: Severity) -> Vec<Dia
     let mut checker = Checker { loaded, now, out_of_time, found: Vec::new() };
     let Config { inputs, outputs, .. } = &loaded.config;
     for input in inputs {
-        match input {
-            Input::Syslog(syslog) => {
-                if let Some(tls) = &syslog.tls {
-                    checker.server(&format!("input.{}.tls", syslog.name), tls);
-                }
-            }
-            Input::Forward(forward) => {
-                if let Some(tls) = &forward.tls {
-                    checker.server(&format!("input.{}.tls", forward.name), tls);
-                }
-            }
+        if let Some(tls) = input.tls() {
+            checker.server(&format!("input.{}.tls", input.name()), tls);
         }
     }
     for output in outputs {

@@ -7,11 +7,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use sha2::{Digest, Sha512};
-use twinlog::journal::segment::{Found, HEADER_LEN, Header, Scan};
-use twinlog::proto::batch::Stamp;
 use twinlog::proto::envelope::{Kind, Transport};
+
+use super::journal;
 
 /// A connection as a client has it.
 pub struct Client {
@@ -249,29 +248,18 @@ pub struct Journaled {
 
 /// Every chunk in the journal below `data_dir`, in order, as far as it is written.
 pub fn journaled(data_dir: &Path) -> Vec<Journaled> {
-    let directory = data_dir.join("own");
-    let mut files: Vec<_> =
-        std::fs::read_dir(&directory).expect("a journal").map(|file| file.expect("a file").path()).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "seg"));
-    files.sort();
     let mut chunks = Vec::new();
-    for file in files {
-        let bytes = Bytes::from(std::fs::read(file).expect("a segment"));
-        let Ok(header) = Header::decode(&bytes) else { continue };
-        let scan = Scan::new(bytes.slice(HEADER_LEN..), header.start.position, Stamp::from(&header.journal));
-        for found in scan {
-            let Found::Batch(batch) = found else { continue };
-            for envelope in batch.envelopes() {
-                let Kind::Forward(chunk) = envelope.kind else { continue };
-                chunks.push(Journaled {
-                    input: envelope.origin.input.to_owned(),
-                    tag: envelope.origin.tag.to_vec(),
-                    id: chunk.id.map(<[u8]>::to_vec),
-                    entries: envelope.payload.to_vec(),
-                    events: chunk.events,
-                    transport: envelope.origin.transport,
-                });
-            }
+    for batch in journal::batches(data_dir) {
+        for envelope in batch.envelopes() {
+            let Kind::Forward(chunk) = envelope.kind else { continue };
+            chunks.push(Journaled {
+                input: envelope.origin.input.to_owned(),
+                tag: envelope.origin.tag.to_vec(),
+                id: chunk.id.map(<[u8]>::to_vec),
+                entries: envelope.payload.to_vec(),
+                events: chunk.events,
+                transport: envelope.origin.transport,
+            });
         }
     }
     chunks

@@ -10,8 +10,10 @@
 pub mod authority;
 pub mod forward;
 pub mod forward_server;
+pub mod journal;
 pub mod lab;
 pub mod ports;
+pub mod relp;
 pub mod sink;
 
 use std::io::Write;

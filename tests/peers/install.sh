@@ -1,5 +1,5 @@
 #!/bin/sh
-# The programs that the tests beside this file talk to: rsyslogd with its TLS driver, logger, syslog-ng with its loggen, and
+# The programs that the tests beside this file talk to: rsyslogd with its TLS driver and RELP, logger, syslog-ng with its loggen, and
 # the client libraries of fluent-forward for Python, Node and Go.
 #
 # rsyslog, logger and nftables (for tests/blackhole.rs) come as packages. Debian's rsyslog and syslog-ng exclude each other,
@@ -17,7 +17,8 @@ update() {
     updated=yes
 }
 
-if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null || ! ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1; then
+if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null || ! ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 ||
+    ! ls /usr/lib/*/rsyslog/omrelp.so >/dev/null 2>&1; then
     update
     # A policy that answers 101 keeps the package from starting its service.
     policy=/usr/sbin/policy-rc.d
@@ -26,7 +27,7 @@ if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null || ! ls /u
         chmod +x "$policy"
         trap 'rm -f "$policy"' EXIT
     fi
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog rsyslog-gnutls bsdutils
+    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog rsyslog-gnutls rsyslog-relp bsdutils
 fi
 
 if ! command -v nft >/dev/null || ! command -v ip >/dev/null; then

@@ -14,6 +14,7 @@ mod common;
 mod forward;
 mod logger;
 mod programs;
+mod relp;
 mod restarts;
 mod rsyslog;
 mod syslog_ng;

@@ -11,7 +11,7 @@ use crate::rsyslog::{follow, start};
 const COUNT: usize = 20_000;
 
 /// Writes a hundred lines at a time, about 5 000 a second, while `restart` is called three times.
-fn write_meanwhile(messages: &[Vec<u8>], mut to: impl Write + Send, mut restart: impl FnMut()) {
+pub fn write_meanwhile(messages: &[Vec<u8>], mut to: impl Write + Send, mut restart: impl FnMut()) {
     let written = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -32,7 +32,7 @@ fn write_meanwhile(messages: &[Vec<u8>], mut to: impl Write + Send, mut restart:
 }
 
 /// How many of `messages` no line ends with, and how many lines are there more than once.
-fn lost_and_repeated(messages: &[Vec<u8>], lines: &[Vec<u8>], text: impl Fn(&[u8]) -> Vec<u8>) -> (usize, usize) {
+pub fn lost_and_repeated(messages: &[Vec<u8>], lines: &[Vec<u8>], text: impl Fn(&[u8]) -> Vec<u8>) -> (usize, usize) {
     let got: HashSet<Vec<u8>> = lines.iter().map(|line| text(line)).collect();
     let lost = messages.iter().filter(|message| !got.contains(*message)).count();
     (lost, lines.len() - got.len())

@@ -9,11 +9,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Settings;
-use super::answers::{ANSWER_WITHIN, Answers, Promise, Unanswered};
+use super::acknowledgement::Acknowledgement;
 use super::budget::Share;
 use super::frames::{Asked, End, Frames, Taken, What};
 use super::handshake::shake_hands;
 use super::repeats::{First, Repeats};
+use crate::input::answers::{ANSWER_WITHIN, Answers, Cut, Promise, Unanswered};
 use crate::input::{Control, quiescing};
 use crate::journal::{Appender, Read};
 use crate::metrics::InputMetrics;
@@ -39,14 +40,6 @@ pub(super) struct Parts<S> {
     pub(super) appender: Appender,
     pub(super) repeats: Arc<Repeats>,
     pub(super) share: Share,
-}
-
-/// Why a connection is cut.
-enum Cut {
-    /// Counted under this name.
-    Because(&'static str),
-    /// The journal takes nothing, or nobody is there any more.
-    Silently,
 }
 
 /// Serves a client until it or the stage says otherwise. While it quiesces it may go on for `grace`.
@@ -76,7 +69,7 @@ where
 
 struct Connection<S> {
     frames: Frames<ReadHalf<S>>,
-    answers: Answers<WriteHalf<S>>,
+    answers: Answers<WriteHalf<S>, Acknowledgement>,
     appender: Appender,
     repeats: Arc<Repeats>,
     source: SocketAddr,
@@ -184,21 +177,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut start = Position::ZERO;
         if !batch.is_empty() {
             let length = batch.len() as u64;
-            let append = self.appender.clone();
-            let mut append = std::pin::pin!(append.append(batch));
             // Who asked hears of it in time; who did not has nothing but us.
             let give_up = (!unasked).then(|| self.read_at + ANSWER_WITHIN);
-            self.appended = loop {
-                tokio::select! {
-                    biased;
-                    // Refused: not ours to promise any more. What was not read makes this a reset, which the sender notices.
-                    appended = &mut append => break appended.map_err(|_| Cut::Silently)?,
-                    stepped = self.answers.step(), if !self.answers.is_done() => stepped.map_err(|_| Cut::Silently)?,
-                    () = sleep_until(give_up.unwrap_or_else(Instant::now)), if give_up.is_some() => {
-                        return Err(Cut::Because("ack_timeout"));
-                    }
-                }
-            };
+            self.appended = self.answers.append(&self.appender, batch, give_up).await?;
             start = Position(self.appended.position.0.saturating_sub(length));
         }
         let first = First { start, end: self.appended };
@@ -211,7 +192,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 What::Repeat(first) => (first.end, None),
                 What::Nothing => (Mark::default(), None),
             };
-            self.answers.owe(Unanswered { id, mark, received: self.read_at, fingerprint });
+            let answer = Acknowledgement { id, fingerprint };
+            self.answers.owe(Unanswered { answer, mark, received: self.read_at });
         }
         self.answers.collect();
         if let Some(first) = suspect {

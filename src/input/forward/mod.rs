@@ -11,7 +11,7 @@
 //! incomplete frames, by the frames that wait for an answer, and by the journal's queue, before which a connection waits
 //! without reading.
 
-mod answers;
+mod acknowledgement;
 mod budget;
 mod connection;
 mod frames;

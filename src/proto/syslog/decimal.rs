@@ -17,7 +17,7 @@ pub(super) fn pair(value: u32) -> [u8; 2] {
 }
 
 /// Appends `value` without leading zeros.
-pub(super) fn push(out: &mut Vec<u8>, mut value: u64) {
+pub(in crate::proto) fn push(out: &mut Vec<u8>, mut value: u64) {
     if value < 10 {
         return out.push(b'0' + value as u8);
     }

@@ -12,7 +12,7 @@
 //! `header` hold what devices really send, `rfc5424` what the standard says they should.
 
 pub mod calendar;
-mod decimal;
+pub(in crate::proto) mod decimal;
 pub mod framing;
 mod header;
 pub mod message;

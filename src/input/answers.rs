@@ -1,4 +1,7 @@
-//! The acknowledgements that one connection owes: what each waits for, and the bytes on their way.
+//! The answers that one connection owes, the same for every protocol that has acknowledgements: what each waits for, and
+//! the bytes on their way.
+//!
+//! An answer says that what it answers is safe. They leave in the order of what was asked, as many in one write as are due.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,11 +10,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-use super::repeats::{Fingerprint, Repeats};
+use crate::journal::Appender;
 use crate::metrics::InputMetrics;
-use crate::proto::forward::ack::write_ack;
+use crate::proto::batch::BatchBuilder;
 use crate::proto::position::Mark;
 
 /// Frames of one connection that may wait for their acknowledgement; with so many it is not read from.
@@ -53,24 +56,49 @@ impl Promise {
     }
 }
 
+/// What a protocol answers.
+pub(super) trait Answer: Sized {
+    /// What its inputs remember of what was answered.
+    type Memory;
+
+    /// Appends the bytes that say it.
+    fn write(&self, out: &mut Vec<u8>);
+
+    /// Whether it says that something is safe: the time it takes is what a sender waits for.
+    fn is_promise(&self) -> bool {
+        true
+    }
+
+    /// Notes that these, each with what had to be promised first, are given, or that nobody waits for them any more.
+    fn settle<'a>(memory: &Self::Memory, answers: impl Iterator<Item = (&'a Self, Mark)>)
+    where
+        Self: 'a;
+}
+
 /// A frame that asked for an answer.
 #[derive(Debug)]
-pub(super) struct Unanswered {
-    pub(super) id: Box<[u8]>,
+pub(super) struct Unanswered<A> {
+    pub(super) answer: A,
     /// What must be promised first.
     pub(super) mark: Mark,
     pub(super) received: Instant,
-    /// Of a chunk that this connection appended.
-    pub(super) fingerprint: Option<Fingerprint>,
+}
+
+/// Why a connection is cut.
+pub(super) enum Cut {
+    /// Counted under this name.
+    Because(&'static str),
+    /// The journal takes nothing, or nobody is there any more.
+    Silently,
 }
 
 /// The writing half of a connection and what is owed to it.
-pub(super) struct Answers<W> {
+pub(super) struct Answers<W, A: Answer> {
     writer: W,
     promise: Promise,
-    repeats: Arc<Repeats>,
+    memory: A::Memory,
     metrics: Arc<InputMetrics>,
-    unanswered: VecDeque<Unanswered>,
+    unanswered: VecDeque<Unanswered<A>>,
     /// Acknowledgements on their way. While there are any no others are added: clients parse what one read gives.
     out: Vec<u8>,
     unflushed: bool,
@@ -79,12 +107,12 @@ pub(super) struct Answers<W> {
     closed: bool,
 }
 
-impl<W: AsyncWrite + Unpin> Answers<W> {
-    pub(super) fn new(writer: W, promise: Promise, repeats: Arc<Repeats>, metrics: Arc<InputMetrics>) -> Answers<W> {
+impl<W: AsyncWrite + Unpin, A: Answer> Answers<W, A> {
+    pub(super) fn new(writer: W, promise: Promise, memory: A::Memory, metrics: Arc<InputMetrics>) -> Answers<W, A> {
         Answers {
             writer,
             promise,
-            repeats,
+            memory,
             metrics,
             unanswered: VecDeque::new(),
             out: Vec::new(),
@@ -95,7 +123,7 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
     }
 
     /// Owes an answer, after all others.
-    pub(super) fn owe(&mut self, frame: Unanswered) {
+    pub(super) fn owe(&mut self, frame: Unanswered<A>) {
         self.unanswered.push_back(frame);
         if self.closed {
             // There is no way to say it any more; the client will ask again.
@@ -138,8 +166,10 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
         }
         let now = Instant::now();
         for frame in self.unanswered.iter().take(due) {
-            write_ack(&mut self.out, &frame.id);
-            self.metrics.ack_seconds.0.observe((now - frame.received).as_secs_f64());
+            frame.answer.write(&mut self.out);
+            if frame.answer.is_promise() {
+                self.metrics.ack_seconds.0.observe((now - frame.received).as_secs_f64());
+            }
         }
         self.settle(due);
         self.moved_at = now;
@@ -147,14 +177,37 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
 
     /// Forgets the first `count` frames: acknowledged, or never to be.
     fn settle(&mut self, count: usize) {
-        let settled = self.unanswered.drain(..count);
-        self.repeats.settled(settled.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
+        A::settle(&self.memory, self.unanswered.iter().take(count).map(Unanswered::settled));
+        self.unanswered.drain(..count);
     }
 
     /// Notes that the client sends nothing more: what it may send again comes on another connection.
     pub(super) fn client_finished(&self) {
-        let owed = self.unanswered.iter();
-        self.repeats.settled(owed.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
+        A::settle(&self.memory, self.unanswered.iter().map(Unanswered::settled));
+    }
+
+    /// Appends a batch and says where it ends. Meanwhile answers go on; with `until`, only up to that time.
+    ///
+    /// # Errors
+    /// The connection is to be cut: it is broken, it is too late, or the batch was refused and is not ours to promise any
+    /// more. What was not read makes the cut a reset, which the sender notices.
+    pub(super) async fn append(
+        &mut self,
+        appender: &Appender,
+        batch: BatchBuilder,
+        until: Option<Instant>,
+    ) -> Result<Mark, Cut> {
+        let mut append = std::pin::pin!(appender.append(batch));
+        loop {
+            tokio::select! {
+                biased;
+                appended = &mut append => return appended.map_err(|_| Cut::Silently),
+                stepped = self.step(), if !self.is_done() => stepped.map_err(|_| Cut::Silently)?,
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    return Err(Cut::Because("ack_timeout"));
+                }
+            }
+        }
     }
 
     /// Goes one step on: sends, or waits until there is something to send. Cancelling loses nothing.
@@ -197,10 +250,15 @@ impl<W: AsyncWrite + Unpin> Answers<W> {
     }
 }
 
-impl<W> Drop for Answers<W> {
+impl<A> Unanswered<A> {
+    fn settled(&self) -> (&A, Mark) {
+        (&self.answer, self.mark)
+    }
+}
+
+impl<W, A: Answer> Drop for Answers<W, A> {
     fn drop(&mut self) {
-        let left = self.unanswered.drain(..);
-        self.repeats.settled(left.filter_map(|frame| Some((frame.fingerprint?, frame.mark))));
+        A::settle(&self.memory, self.unanswered.iter().map(Unanswered::settled));
     }
 }
 
@@ -228,16 +286,23 @@ mod tests {
         }
     }
 
+    struct Byte;
+
+    impl Answer for Byte {
+        type Memory = ();
+
+        fn write(&self, out: &mut Vec<u8>) {
+            out.push(b'.');
+        }
+
+        fn settle<'a>((): &(), _: impl Iterator<Item = (&'a Byte, Mark)>) {}
+    }
+
     #[tokio::test]
     async fn an_answer_that_does_not_leave_the_tls_buffer_has_a_deadline() {
         let (_durable, promise) = watch::channel(Mark::default());
-        let mut answers = Answers::new(Stuck, Promise::of(promise), Arc::default(), Arc::default());
-        answers.owe(Unanswered {
-            id: b"id"[..].into(),
-            mark: Mark::default(),
-            received: Instant::now(),
-            fingerprint: None,
-        });
+        let mut answers = Answers::new(Stuck, Promise::of(promise), (), Arc::default());
+        answers.owe(Unanswered { answer: Byte, mark: Mark::default(), received: Instant::now() });
         answers.collect();
         answers.step().await.unwrap();
         assert!(!answers.is_done() && answers.waits_for_client());
