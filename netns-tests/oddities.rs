@@ -150,6 +150,7 @@ fn hostile_packets_are_counted_and_change_nothing() {
         let vrrp = node.status()["vrrp"].clone();
         ["state", "transitions", "master"].map(|key| vrrp[key].clone())
     };
+    wait_until("a hears b", || one.status()["vrrp"]["master"] == b.v4().to_string());
     let before = [&one, &other].map(state);
     for (reason, ttl, message) in &hostile {
         let counted = [&one, &other].map(|node| rejected(node, reason));

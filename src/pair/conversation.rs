@@ -77,6 +77,7 @@ pub(super) async fn run(stream: Stream, shared: Arc<Shared>, number: u64) -> End
         is_flushed: true,
         shipping: Vec::new(),
         taking: Vec::new(),
+        has_met: false,
         number,
         shared: shared.clone(),
     };
@@ -145,6 +146,7 @@ struct Conversation {
     is_flushed: bool,
     shipping: Vec<Shipping>,
     taking: Vec<Taking>,
+    has_met: bool,
     number: u64,
     shared: Arc<Shared>,
 }
@@ -204,13 +206,14 @@ impl Conversation {
         match effect {
             Effect::Met(hello) => self.meet(&hello),
             Effect::Begin { journal, at } => {
-                let mirror = self.mirror(&journal).await?;
+                let mirror = self.mirror(&journal, at).await?;
                 mirror.skip_to(at);
                 self.taking.push(Taking { journal, durable: mirror.durable() });
             }
-            Effect::SkipTo { journal, to } => self.mirror(&journal).await?.skip_to(to),
+            Effect::SkipTo { journal, to } => self.mirror(&journal, to).await?.skip_to(to),
             Effect::Take { journal, batches } => {
-                let taken = self.mirror(&journal).await?.take(batches).await;
+                let at = batches.first().map(Batch::start).unwrap_or_default();
+                let taken = self.mirror(&journal, at).await?.take(batches).await;
                 taken.map_err(|refused| Ended::Refused(journal, refused))?;
             }
             Effect::Replicated { journal, mark } if journal == *shared.own.id() => shared.own.set_replicated(mark),
@@ -256,6 +259,7 @@ impl Conversation {
                 shared.own.peer_came(at);
             }
         }
+        self.has_met = true;
         let same = hello.configuration == shared.settings.configuration;
         tracing::info!(peer = %hello.node, program = hello.program, same_configuration = same, "the pair link stands");
         shared.view.send_modify(|view| {
@@ -267,13 +271,13 @@ impl Conversation {
         let _ = shared.notices.try_send(Notice::Connected);
     }
 
-    /// The mirror of a journal. Opening one reads the disk, on a thread of its own.
-    async fn mirror(&self, journal: &JournalId) -> Result<Arc<Journal>, Ended> {
+    /// The mirror of a journal, which begins at `at` if it is new. Opening one reads the disk, on a thread of its own.
+    async fn mirror(&self, journal: &JournalId, at: Mark) -> Result<Arc<Journal>, Ended> {
         if let Some(mirror) = self.shared.mirrors.get(journal) {
             return Ok(mirror);
         }
         let (shared, journal) = (self.shared.clone(), journal.clone());
-        let opened = tokio::task::spawn_blocking(move || shared.mirrors.of(&journal));
+        let opened = tokio::task::spawn_blocking(move || shared.mirrors.of(&journal, at));
         Ok(opened.await.map_err(io::Error::other)??)
     }
 
@@ -285,6 +289,10 @@ impl Conversation {
         }
         let taken: Vec<&JournalId> = self.taking.iter().map(|taking| &taking.journal).collect();
         let shipped: BTreeMap<&JournalId, Mark> = self.session.shipments().collect();
+        // Which journals the other node still writes, it says first.
+        if !self.has_met {
+            return;
+        }
         let living = |journal: &JournalId| taken.contains(&journal) || shipped.contains_key(journal);
         // Rarely there is one; its end waits for the disk.
         tokio::task::block_in_place(|| self.shared.mirrors.forget_delivered(living));

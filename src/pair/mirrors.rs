@@ -62,22 +62,27 @@ impl Mirrors {
         for entry in entries.into_iter().flatten() {
             // Whatever else is there is not ours.
             if let Some(journal) = entry.file_name().to_str().and_then(journal_of) {
-                mirrors.of(&journal)?;
+                mirrors.of(&journal, Mark::default())?;
             }
         }
         Ok(mirrors)
     }
 
-    /// The mirror of a journal; made if there is none.
+    /// The mirror of a journal, made if there is none: then `at` is where it begins, and what was before is nobody's
+    /// business here.
     ///
     /// # Errors
     /// [`MirrorError`].
-    pub fn of(&self, journal: &JournalId) -> Result<Arc<Journal>, MirrorError> {
+    pub fn of(&self, journal: &JournalId, at: Mark) -> Result<Arc<Journal>, MirrorError> {
         let mut open = self.lock();
         if let Some(mirror) = open.get(journal) {
             return Ok(mirror.clone());
         }
         let mirror = self.open_one(journal).map_err(|cause| MirrorError { journal: journal.clone(), cause })?;
+        if mirror.progress().durable == Mark::default() {
+            mirror.skip_to(at);
+            mirror.delivered().keys().for_each(|output| mirror.cursor(output).advance(at));
+        }
         let mirror = Arc::new(mirror);
         open.insert(journal.clone(), mirror.clone());
         self.changed.send_modify(|count| *count += 1);
