@@ -89,6 +89,18 @@ struct Shared {
     notices: mpsc::Sender<Notice>,
 }
 
+impl Shared {
+    /// Makes another conversation the one that counts; returns its number.
+    fn stand(&self) -> u64 {
+        let mut number = 0;
+        self.standing.send_modify(|standing| {
+            *standing += 1;
+            number = *standing;
+        });
+        number
+    }
+}
+
 /// The running link.
 #[derive(Debug)]
 pub struct Pair {

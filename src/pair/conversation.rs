@@ -52,21 +52,20 @@ pub(super) enum Ended {
 }
 
 /// Talks until the connection ends.
-pub(super) async fn run(stream: Stream, shared: Arc<Shared>, number: u64) -> Ended {
+pub(super) async fn run(stream: Stream, shared: Arc<Shared>) -> Ended {
     let (reader, writer) = tokio::io::split(stream);
     let mut reader = Incoming { half: reader, received: BytesMut::new() };
-    let mut standing = shared.standing.subscribe();
     let mut first = None;
-    if shared.settings.decides() {
-        shared.standing.send_replace(number);
-    } else {
+    if !shared.settings.decides() {
         match timeout(SILENCE_MAX, reader.frame()).await {
             Ok(Ok(frame)) => first = Some(frame),
             Ok(Err(ended)) => return ended,
             Err(_) => return SessionError::Silent.into(),
         }
-        shared.standing.send_replace(number);
     }
+    // In the order in which it is decided, or heard of; not that in which connections came to be.
+    let number = shared.stand();
+    let mut standing = shared.standing.subscribe();
     let hello = hello(&shared);
     let peer = shared.settings.pair.peer_node().name.clone();
     let mut conversation = Conversation {

@@ -38,8 +38,7 @@ enum Part {
 
 /// Talks to the other node whenever there is one, for as long as it is polled.
 pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
-    let mut link =
-        Link { shared, parts: JoinSet::new(), conversations: 0, begun: 0, handshakes: 0, dials: false, said: None };
+    let mut link = Link { shared, parts: JoinSet::new(), conversations: 0, handshakes: 0, dials: false, said: None };
     loop {
         if link.conversations == 0 && !link.dials {
             link.dials = true;
@@ -63,9 +62,8 @@ pub(super) async fn run(listener: TcpListener, shared: Arc<Shared>) {
 struct Link {
     shared: Arc<Shared>,
     parts: JoinSet<Part>,
-    /// Conversations that are under way, and how many there have been.
+    /// Conversations that are under way.
     conversations: usize,
-    begun: u64,
     handshakes: usize,
     dials: bool,
     /// What was last logged about there being no connection.
@@ -104,9 +102,8 @@ impl Link {
         match outcome {
             Ok(stream) => {
                 self.conversations += 1;
-                self.begun += 1;
-                let (shared, number) = (self.shared.clone(), self.begun);
-                self.parts.spawn(async move { Part::Ended(conversation::run(stream, shared, number).await) });
+                let shared = self.shared.clone();
+                self.parts.spawn(async move { Part::Ended(conversation::run(stream, shared).await) });
             }
             Err(error) => self.fail(error.to_string()),
         }
