@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,6 @@ impl Network {
 
     /// Connects a namespace: `eth0` there, a port of this name here.
     fn connect(&mut self, name: &str, namespace: &Namespace, address: Ipv4Addr) -> anyhow::Result<()> {
-        use std::os::fd::AsFd;
         self.netlink.make_cable(name, "eth0", namespace.as_fd()).context("cannot make a cable")?;
         let port = self.index(name)?;
         self.netlink.plug_in(port, self.bridge)?;
