@@ -1,9 +1,10 @@
 //! The journal: one endless stream of batches in segments, written by one node for as long as its disk lives.
 //!
-//! - `storage`: eight calls on files; the only thing that is different in a simulation.
+//! - `storage`: nine calls on files; the only thing that is different in a simulation.
 //! - `segment`: one file; finding the next sound batch in it.
 //! - `recovery`: opening after a crash, as a decision table.
 //! - `writer`: append, commit, trim; synchronous.
+//! - `spares`: files of removed segments that become the next ones.
 //! - `appender`: the bounded queue in which positions are given out.
 //! - `thread`: the thread around the writer; group commit.
 //! - `reader`: from a position up to what is durable.
@@ -20,6 +21,7 @@ pub mod index;
 pub mod reader;
 pub mod recovery;
 pub mod segment;
+mod spares;
 pub mod storage;
 mod thread;
 pub mod writer;

@@ -142,6 +142,10 @@ impl Reader {
             if !batches.is_empty() {
                 return Read::Batches(batches);
             }
+            // Trimmed or dropped under us, and its file is another segment's now.
+            if self.shared.index.first().is_none_or(|first| first.start.position > start) {
+                return self.skip(end, SkipCause::Gone);
+            }
             match rest {
                 BatchError::Incomplete { needed } if needed > want && needed <= available => want = needed,
                 // The whole rest of the segment is needed to find the way past the damage.
