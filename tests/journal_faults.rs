@@ -467,9 +467,10 @@ async fn a_full_journal_drops_the_oldest_and_says_exactly_what() {
     let numbers = got.numbers();
     assert_eq!(numbers, (1000 - numbers.len()..1000).collect::<Vec<_>>());
     assert!(numbers.len() > 100, "only the oldest go");
-    // The cursor stands at the begin: everything that is gone was undelivered, and was counted once.
+    // The cursor stands at the begin: every message that is gone was undelivered, and was counted once. Gap messages that
+    // are gone as well, as some are when the disk is faster than the sender, count as none.
     let dropped = journal.counters().dropped_messages.get();
-    assert_eq!(dropped, progress.oldest.ordinal);
+    assert_eq!(dropped, 1000 - numbers.len() as u64);
     let gaps: Vec<String> = got
         .batches
         .iter()
