@@ -7,6 +7,7 @@
 //! - `spares`: files of removed segments that become the next ones.
 //! - `appender`: the bounded queue in which positions are given out.
 //! - `thread`: the thread around the writer; group commit.
+//! - `memory`: of batches that were written, for those that come.
 //! - `reader`: from a position up to what is durable.
 //! - `cursors`: how far each output has delivered; a hint.
 //!
@@ -18,6 +19,7 @@
 pub mod appender;
 pub mod cursors;
 pub mod index;
+pub mod memory;
 pub mod reader;
 pub mod recovery;
 pub mod segment;
@@ -242,7 +244,7 @@ impl Journal {
             settings,
             storage,
             index: writer.index().clone(),
-            inbox: Inbox::new(recovered.end),
+            inbox: Inbox::new(recovered.end, writer.memory().clone()),
             durable: watch::Sender::new(recovered.end),
             state: watch::Sender::default(),
             cursors: Mutex::default(),

@@ -283,6 +283,7 @@ impl Thread {
             self.note("save the cursors", saved.map_err(|error| error.to_string()));
         }
         self.trim();
+        self.writer.memory().rest();
         self.give_back_if_idle();
     }
 

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::cursors;
 use super::index::Index;
+use super::memory::Memory;
 use super::recovery::{OpenError, Recovered, Segment};
 use super::segment::{self, HEADER_LEN, Header};
 use super::spares::Spares;
@@ -74,6 +75,7 @@ pub struct Writer {
     journal: JournalId,
     limits: Limits,
     index: Arc<Index>,
+    memory: Arc<Memory>,
     appended: Mark,
     durable: Mark,
     /// Whether the last segment of the index is the one to write in.
@@ -102,6 +104,7 @@ impl Writer {
             journal: recovered.journal.clone(),
             limits,
             index: Arc::new(Index::new(recovered.segments.clone())),
+            memory: Arc::default(),
             appended: recovered.end,
             durable: recovered.end,
             open: recovered.continues,
@@ -116,6 +119,12 @@ impl Writer {
     #[must_use]
     pub fn index(&self) -> &Arc<Index> {
         &self.index
+    }
+
+    /// Where the memory of written batches goes.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Everything before this was written.
@@ -155,7 +164,7 @@ impl Writer {
             }
             let count = self.that_fit(batches);
             self.write(batches.iter().take(count))?;
-            batches.drain(..count);
+            batches.drain(..count).for_each(|batch| self.memory.give(batch));
         }
         Ok(())
     }
