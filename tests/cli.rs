@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
+use twinlog::journal::segment::{self, HEADER_LEN};
 use twinlog::journal::{FileStorage, Journal, Limits, Settings, WhenFull};
-use twinlog::proto::batch::BatchBuilder;
+use twinlog::proto::batch::{BatchBuilder, Stamp};
 use twinlog::proto::envelope::{Flags, Origin, Timestamp, Transport};
 use twinlog::proto::pair::promise::Acknowledge;
-use twinlog::proto::position::{Incarnation, Mark};
+use twinlog::proto::position::{Incarnation, JournalId, Mark};
 
 const CONFIG: &str = r#"
 [[input.syslog]]
@@ -330,6 +332,52 @@ fn verify_finds_a_sound_journal_sound_also_with_an_unfinished_end() {
     let ran = world.run(&["journal", "verify", "--json"]);
     assert_eq!((ran.status, &ran.json()["unfinished_bytes"]), (0, &16.into()), "{ran:?}");
     assert_eq!(world.run(&["journal", "cat"]).status, 0);
+}
+
+/// Puts old batches behind every segment's own, as in the file of a removed one.
+fn use_before(world: &World) {
+    let old = fs::read(&world.segments()[0]).unwrap();
+    for segment in world.segments() {
+        fs::OpenOptions::new().append(true).open(segment).unwrap().write_all(&old[HEADER_LEN..]).unwrap();
+    }
+}
+
+#[test]
+fn segments_in_files_that_were_used_before_read_like_others() {
+    let world = World::new();
+    world.fill();
+    let look = || {
+        let ls = world.run(&["journal", "ls", "--json"]).lines();
+        let ends: Vec<Value> = ls.iter().map(|segment| segment["to"].clone()).collect();
+        let newest = world.run(&["journal", "stat", "--json"]).json()["newest"].clone();
+        let [verify, cat] = ["verify", "cat"].map(|verb| world.run(&["journal", verb]));
+        (ends, newest, (verify.status, verify.stdout), (cat.status, cat.stdout, cat.stderr))
+    };
+    let before = look();
+    use_before(&world);
+    assert_eq!(look(), before);
+}
+
+#[test]
+fn cat_follows_a_segment_in_a_file_that_was_used_before() {
+    let world = World::new();
+    let end = world.fill()[9];
+    use_before(&world);
+    let command = &mut world.command(&["journal", "cat", "--follow"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(lines.by_ref().take(100).filter(Result::is_ok).count(), 100);
+
+    let journal = JournalId { node: "agg-a".parse().unwrap(), incarnation: Incarnation(0x19a_a3f0) };
+    let batch = batch_of(10).seal(Stamp::from(&journal), end);
+    let last = world.segments().pop().unwrap();
+    let start = segment::position_of(last.file_name().unwrap().to_str().unwrap()).unwrap();
+    let file = fs::OpenOptions::new().write(true).open(last).unwrap();
+    file.write_all_at(batch.bytes(), HEADER_LEN as u64 + end.position.bytes_since(start)).unwrap();
+    let next: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert!(next["msg"].as_str().unwrap().starts_with("message 10.0 "), "{next}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

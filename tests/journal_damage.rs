@@ -16,7 +16,7 @@ use twinlog::journal::recovery::{self, Finding, OpenError, Recovered};
 use twinlog::journal::segment::{self, HEADER_LEN, Header};
 use twinlog::journal::storage::Storage;
 use twinlog::journal::writer::{Limits, Writer};
-use twinlog::proto::batch::Batch;
+use twinlog::proto::batch::{self, Batch};
 use twinlog::proto::position::{Incarnation, JournalId, Mark, Position};
 use world::storage::{EIO, SimStorage};
 
@@ -24,7 +24,8 @@ const LIMITS: Limits = Limits { segment_size: 620, max_size: 1 << 30 };
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// A journal of three segments as it is found after an orderly end.
+/// A journal of three segments as it is found after an orderly end; or of three that stand in the files of removed ones, as
+/// it is found after a crash, and so are longer than what was written.
 struct Sample {
     files: Files,
     batches: Vec<Batch>,
@@ -33,13 +34,40 @@ struct Sample {
 
 impl Sample {
     fn new() -> Sample {
+        Sample::written_after(0)
+    }
+
+    fn recycled() -> Sample {
+        let sample = Sample::written_after(4);
+        for (file, end) in sample.segments().iter().zip(sample.ends()) {
+            let start = segment::position_of(file).unwrap();
+            let written = HEADER_LEN as u64 + end.bytes_since(start);
+            assert!(written < LIMITS.segment_size, "{file} has old bytes behind its batches");
+            assert_eq!(sample.files[file].len() as u64, LIMITS.segment_size);
+        }
+        sample
+    }
+
+    fn both() -> [Sample; 2] {
+        [Sample::new(), Sample::recycled()]
+    }
+
+    /// Writes the sample after so many segments, of which the last is removed at the end and the others before it begins.
+    fn written_after(removed: usize) -> Sample {
         let storage = Arc::new(SimStorage::new(0));
         let recovered = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
         let mut writer = Writer::new(storage.clone(), &recovered, LIMITS).unwrap();
+        // Four of these fill a segment to its last byte.
+        for _ in 0..4 * removed {
+            world::append(&mut writer, &[b"as before"]).unwrap();
+        }
+        writer.trim(writer.appended().position).unwrap();
+        assert_eq!(writer.bytes(), if removed > 0 { LIMITS.segment_size } else { 0 });
         let texts: [&[&[u8]]; 7] =
             [&[b"<34>one", b"two"], &[b"three"], &[b""], &[b"four", b"five"], &[b"six"], &[b"TWB1"], &[b"seven", b"8"]];
         let batches: Vec<Batch> = texts.iter().map(|messages| world::append(&mut writer, messages).unwrap()).collect();
         let end = writer.commit().unwrap();
+        writer.trim(batches[0].start().position).unwrap();
         assert_eq!(writer.index().totals().0, 3);
         let mut saved = recovered.saved;
         for delivered in &batches[..3] {
@@ -53,15 +81,25 @@ impl Sample {
         self.files.keys().filter(|name| segment::position_of(name).is_some()).cloned().collect()
     }
 
+    /// Where the batches of each segment end.
+    fn ends(&self) -> Vec<Position> {
+        let starts = self.segments().into_iter().skip(1).map(|next| segment::position_of(&next).unwrap());
+        starts.chain([self.end.position]).collect()
+    }
+
+    fn end_of(&self, file: &str) -> Position {
+        let index = self.segments().iter().position(|name| name == file).unwrap();
+        self.ends()[index]
+    }
+
     /// The batches whose last byte stands before byte `length` of this file.
     fn whole_in(&self, file: &str, length: usize) -> Vec<&Batch> {
         let start = segment::position_of(file).unwrap();
         let end = start.advance(length.saturating_sub(HEADER_LEN) as u64);
-        let body = start.advance((self.files[file].len() - HEADER_LEN) as u64);
         self.batches
             .iter()
             .filter(|batch| {
-                let outside = batch.start().position < start || batch.start().position >= body;
+                let outside = batch.start().position < start || batch.start().position >= self.end_of(file);
                 outside || batch.end().position <= end
             })
             .collect()
@@ -69,8 +107,9 @@ impl Sample {
 
     /// All but the batch that has byte `at` of this file.
     fn without(&self, file: &str, at: usize) -> Vec<&Batch> {
-        let Some(at) = at.checked_sub(HEADER_LEN) else { return self.batches.iter().collect() };
-        let position = segment::position_of(file).unwrap().advance(at as u64);
+        let position = at.checked_sub(HEADER_LEN).map(|at| segment::position_of(file).unwrap().advance(at as u64));
+        let position = position.filter(|position| *position < self.end_of(file));
+        let Some(position) = position else { return self.batches.iter().collect() };
         self.batches.iter().filter(|b| position < b.start().position || b.end().position <= position).collect()
     }
 }
@@ -113,40 +152,60 @@ fn assert_read(read: &[Batch], expected: &[&Batch], what: &str) {
 
 #[test]
 fn an_untouched_journal_is_read_whole() {
-    let sample = Sample::new();
-    let opened = open(&sample, &sample.files);
-    assert_eq!(opened.read, sample.batches);
-    assert_eq!(opened.recovered.end, sample.end);
-    assert_eq!(opened.recovered.findings, []);
-    assert_eq!(opened.recovered.saved.marks["siem"], sample.batches[2].end());
+    for sample in Sample::both() {
+        let opened = open(&sample, &sample.files);
+        assert_eq!(opened.read, sample.batches);
+        assert_eq!(opened.recovered.end, sample.end);
+        assert_eq!(opened.recovered.findings, []);
+        assert_eq!(opened.recovered.saved.marks["siem"], sample.batches[2].end());
+    }
+}
+
+#[test]
+fn a_batch_that_was_being_written_over_old_ones_is_told_from_them() {
+    let sample = Sample::recycled();
+    let last = sample.segments().pop().unwrap();
+    let batch = world::batch(sample.end, &[b"this one was never finished"]);
+    let at = HEADER_LEN + sample.end.position.bytes_since(segment::position_of(&last).unwrap()) as usize;
+    for written in batch::HEADER_LEN..batch.bytes().len() - 1 {
+        let mut files = sample.files.clone();
+        files.get_mut(&last).unwrap()[at..at + written].copy_from_slice(&batch.bytes()[..written]);
+        let opened = open(&sample, &files);
+        assert_eq!(opened.read, sample.batches);
+        let torn = Finding::TornTail { from: sample.end.position, bytes: batch.bytes().len() as u64 };
+        assert_eq!(opened.recovered.findings, [torn], "{written} bytes were written");
+    }
 }
 
 #[test]
 fn every_cut_of_every_segment_keeps_what_stands_before_it_and_in_the_other_segments() {
-    let sample = Sample::new();
-    let segments = sample.segments();
-    for file in &segments {
-        for length in 0..sample.files[file].len() {
-            let mut files = sample.files.clone();
-            files.get_mut(file).unwrap().truncate(length);
-            let opened = open(&sample, &files);
-            assert_read(&opened.read, &sample.whole_in(file, length), &format!("{file} cut to {length}"));
-            let last = file == segments.last().unwrap();
-            let missing = |finding: &Finding| matches!(finding, Finding::Missing { .. });
-            assert_eq!(opened.recovered.findings.iter().any(missing), !last, "{file} cut to {length}");
+    for sample in Sample::both() {
+        let segments = sample.segments();
+        for file in &segments {
+            let written = HEADER_LEN + sample.end_of(file).bytes_since(segment::position_of(file).unwrap()) as usize;
+            for length in 0..sample.files[file].len() {
+                let mut files = sample.files.clone();
+                files.get_mut(file).unwrap().truncate(length);
+                let opened = open(&sample, &files);
+                assert_read(&opened.read, &sample.whole_in(file, length), &format!("{file} cut to {length}"));
+                let inner = file != segments.last().unwrap() && length < written;
+                let missing = |finding: &Finding| matches!(finding, Finding::Missing { .. });
+                assert_eq!(opened.recovered.findings.iter().any(missing), inner, "{file} cut to {length}");
+            }
         }
     }
 }
 
 #[test]
 fn every_flipped_bit_of_every_segment_costs_one_batch_at_most() {
-    let sample = Sample::new();
-    for file in sample.segments() {
-        for bit in 0..sample.files[&file].len() * 8 {
-            let mut files = sample.files.clone();
-            files.get_mut(&file).unwrap()[bit / 8] ^= 1 << (bit % 8);
-            let opened = open(&sample, &files);
-            assert_read(&opened.read, &sample.without(&file, bit / 8), &format!("{file} bit {bit}"));
+    for sample in Sample::both() {
+        for file in sample.segments() {
+            for bit in 0..sample.files[&file].len() * 8 {
+                let mut files = sample.files.clone();
+                files.get_mut(&file).unwrap()[bit / 8] ^= 1 << (bit % 8);
+                let opened = open(&sample, &files);
+                assert_read(&opened.read, &sample.without(&file, bit / 8), &format!("{file} bit {bit}"));
+            }
         }
     }
 }
@@ -191,18 +250,19 @@ fn a_failed_save_leaves_the_newest_saved_cursors() {
 
 #[test]
 fn with_every_header_damaged_the_batches_say_which_journal_it_is() {
-    let sample = Sample::new();
-    let mut files = sample.files.clone();
-    for name in sample.segments() {
-        files.get_mut(&name).unwrap()[..HEADER_LEN].fill(0xa5);
+    for sample in Sample::both() {
+        let mut files = sample.files.clone();
+        for name in sample.segments() {
+            files.get_mut(&name).unwrap()[..HEADER_LEN].fill(0xa5);
+        }
+        let storage = SimStorage::with_files(&files);
+        let recovered = recovery::recover(&storage, &world::node(), Incarnation(1)).unwrap();
+        assert_eq!(recovered.journal, world::journal_id());
+        assert_eq!(recovered.saved.marks["siem"], sample.batches[2].end());
+        let opened = open(&sample, &files);
+        assert_eq!(opened.read, sample.batches);
+        assert_eq!(opened.recovered.findings.len(), 3);
     }
-    let storage = SimStorage::with_files(&files);
-    let recovered = recovery::recover(&storage, &world::node(), Incarnation(1)).unwrap();
-    assert_eq!(recovered.journal, world::journal_id());
-    assert_eq!(recovered.saved.marks["siem"], sample.batches[2].end());
-    let opened = open(&sample, &files);
-    assert_eq!(opened.read, sample.batches);
-    assert_eq!(opened.recovered.findings.len(), 3);
 }
 
 #[test]
@@ -235,17 +295,18 @@ fn writing_goes_on_behind_what_was_delivered_and_lost() {
 
 #[test]
 fn a_segment_that_was_being_made_is_made_anew() {
-    let sample = Sample::new();
-    let unborn = segment::file_name(sample.end.position);
-    let header = Header { journal: world::journal_id(), start: sample.end }.encode();
-    for length in 0..HEADER_LEN {
-        for bytes in [header[..length].to_vec(), vec![0; length]] {
-            let mut files = sample.files.clone();
-            files.insert(unborn.clone(), bytes);
-            let opened = open(&sample, &files);
-            assert_eq!(opened.read, sample.batches);
-            assert_eq!(opened.recovered.end, sample.end, "position and ordinal");
-            assert_eq!(opened.recovered.findings, [Finding::Unborn { file: unborn.clone() }]);
+    for sample in Sample::both() {
+        let unborn = segment::file_name(sample.end.position);
+        let header = Header { journal: world::journal_id(), start: sample.end }.encode();
+        for length in 0..HEADER_LEN {
+            for bytes in [header[..length].to_vec(), vec![0; length]] {
+                let mut files = sample.files.clone();
+                files.insert(unborn.clone(), bytes);
+                let opened = open(&sample, &files);
+                assert_eq!(opened.read, sample.batches);
+                assert_eq!(opened.recovered.end, sample.end, "position and ordinal");
+                assert_eq!(opened.recovered.findings, [Finding::Unborn { file: unborn.clone() }]);
+            }
         }
     }
 }
@@ -268,7 +329,10 @@ fn an_empty_last_segment_takes_a_batch_that_is_larger_than_a_segment() {
 
 #[test]
 fn files_that_are_not_ours_are_left_alone() {
-    let sample = Sample::new();
+    Sample::both().iter().for_each(leaves_strangers_alone);
+}
+
+fn leaves_strangers_alone(sample: &Sample) {
     let second = segment::position_of(&sample.segments()[1]).unwrap();
     let strange = [
         ("lock".to_owned(), vec![]),
@@ -284,7 +348,7 @@ fn files_that_are_not_ours_are_left_alone() {
     for (name, bytes) in strange {
         let mut files = sample.files.clone();
         files.insert(name.clone(), bytes.clone());
-        let opened = open(&sample, &files);
+        let opened = open(sample, &files);
         assert_eq!(opened.read, sample.batches, "{name}");
         assert_eq!(opened.recovered.end, sample.end, "{name}");
     }

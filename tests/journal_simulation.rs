@@ -206,6 +206,10 @@ impl Simulation {
             assert!(gone.end <= self.cursor.position, "only what was delivered is trimmed");
             self.model.forget(gone);
         }
+        if self.rng.u8(..8) == 0 {
+            // Space that holds nothing of the journal: only space.
+            let _ = if self.rng.bool() { self.writer.give_back() } else { self.writer.tidy() };
+        }
     }
 
     fn drop_oldest(&mut self) {
@@ -321,13 +325,19 @@ fn what_was_promised_survives_whatever_the_disk_does() {
         Ok(seed) => vec![seed.parse().unwrap()],
         Err(_) => (1..=200).collect(),
     };
-    for seed in seeds {
-        let run = std::panic::catch_unwind(|| Simulation::new(seed).run());
+    let mut renames = 0;
+    for &seed in &seeds {
+        let simulation = Simulation::new(seed);
+        let storage = simulation.storage.clone();
+        let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulation.run()));
+        renames += storage.renames();
         if let Err(panic) = run {
             eprintln!("failed with SEED={seed}");
             std::panic::resume_unwind(panic);
         }
     }
+    // Each is one half of a segment's way into the next one.
+    assert!(seeds.len() == 1 || renames > 200, "{renames}");
 }
 
 #[test]
@@ -408,4 +418,61 @@ fn no_space_at_any_call_delays_and_loses_nothing() {
             break;
         }
     }
+}
+
+#[test]
+fn segments_that_become_the_next_ones_lose_nothing_whatever_call_fails() {
+    // Room for three, so that each further one stands in the file of a removed one.
+    let limits = Limits { segment_size: SEGMENT_SIZE, max_size: 3 * SEGMENT_SIZE };
+    let faults = |call| [(call, true, 1), (call, true, 2), (call, true, 3), (call, false, 0)];
+    for (call, dies, seed) in (0..).flat_map(faults) {
+        let storage = Arc::new(SimStorage::new(seed + 10 * call));
+        let recovered = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
+        let mut writer = Writer::new(storage.clone(), &recovered, limits).unwrap();
+        let before = storage.calls();
+        if dies {
+            storage.die_at_call(call);
+        } else {
+            storage.fail_call(call, ENOSPC);
+        }
+        let appended = write_delivered(&mut writer);
+        let (durable, oldest) = (writer.durable(), writer.index().first().map(|segment| segment.start));
+        let (calls, renames) = (storage.calls() - before, storage.renames());
+        storage.power_cut();
+        let recovered = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
+        let read = world::read_all(&*storage, &Index::new(recovered.segments.clone()));
+        assert!(read.iter().all(|batch| appended.contains(batch)), "call {call}, seed {seed}: invented");
+        let is_owed = |batch: &&Batch| batch.end() <= durable && oldest.is_some_and(|from| from <= batch.start());
+        for batch in appended.iter().filter(is_owed) {
+            assert!(read.contains(batch), "call {call}, seed {seed}: {:?} is lost", batch.start());
+        }
+        Writer::new(storage.clone(), &recovered, limits).unwrap();
+        assert!(storage.files().keys().all(|name| !name.ends_with(".spare")), "what was left is cleared away");
+        if calls <= call {
+            assert!(renames >= 8, "{renames}");
+            break;
+        }
+    }
+}
+
+/// Writes, and removes at once what is durable, until that fails; returns all batches that were tried.
+fn write_delivered(writer: &mut Writer) -> Vec<Batch> {
+    let mut tried = Vec::new();
+    for round in 0..36 {
+        // One is larger than a segment.
+        let size = if round == 20 { 5000 } else { 700 };
+        let batch = world::batch(writer.appended(), &[&vec![round; size]]);
+        tried.push(batch.clone());
+        let mut queue = VecDeque::from([batch]);
+        let mut written = writer.append(&mut queue);
+        if matches!(written, Err(AppendError::NoSpace(_))) {
+            written = writer.append(&mut queue);
+        }
+        if written.is_err() || writer.commit().is_err() {
+            break;
+        }
+        // A failed removal is tried again the next time.
+        let _ = writer.trim(writer.durable().position);
+    }
+    tried
 }

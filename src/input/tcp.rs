@@ -25,6 +25,7 @@ use super::accept::{Counted, Door, accept, follow, shake_hands};
 use super::{Context, Control, now, quiescing};
 use crate::config::SyslogInput;
 use crate::journal::Appender;
+use crate::journal::memory::Memory;
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
 use crate::proto::envelope::{Origin, Transport};
@@ -92,11 +93,11 @@ impl Reception {
             tracing::debug!(%source, %error, "keepalive");
         }
         let Context { appender, grace, .. } = self.context.clone();
-        let control = self.control.clone();
+        let (control, memory) = (self.control.clone(), appender.memory().clone());
         let server = follow(&mut self.tls, settings.tls.as_ref());
         let connection = move |stream| {
             let framer = Framer::new(settings.max_message);
-            Connection { stream, source, framer, rest: Vec::new(), settings, metrics, _counted: counted }
+            Connection { stream, source, framer, rest: Vec::new(), settings, metrics, memory, _counted: counted }
         };
         if !self.is_tls {
             connections.spawn(connection(Stream::Plain(stream)).run(appender, control, grace));
@@ -120,6 +121,7 @@ struct Connection {
     rest: Vec<u8>,
     settings: Arc<SyslogInput>,
     metrics: Arc<InputMetrics>,
+    memory: Arc<Memory>,
     _counted: Counted,
 }
 
@@ -198,7 +200,7 @@ impl Connection {
     }
 
     fn builder(&self, capacity: usize) -> BatchBuilder {
-        let mut builder = BatchBuilder::with_capacity(capacity);
+        let mut builder = BatchBuilder::in_memory(self.memory.take(capacity));
         builder.set_origin(&Origin {
             received_at: now(),
             source: Some(self.source),

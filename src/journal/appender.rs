@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, watch};
 
 use super::Shared;
+use super::memory::Memory;
 use super::reader::Reader;
 use super::writer::Poisoned;
 use crate::proto::batch::{Batch, BatchBuilder, Stamp};
@@ -101,10 +102,11 @@ pub(super) struct Inbox {
     pub(super) queue: Mutex<Queue>,
     pub(super) bell: Condvar,
     pub(super) room: Semaphore,
+    pub(super) memory: Arc<Memory>,
 }
 
 impl Inbox {
-    pub(super) fn new(end: Mark) -> Inbox {
+    pub(super) fn new(end: Mark, memory: Arc<Memory>) -> Inbox {
         let queue = Queue {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -113,7 +115,7 @@ impl Inbox {
             refused: None,
             give_up_at: None,
         };
-        Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room: Semaphore::new(QUEUE_BYTES) }
+        Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room: Semaphore::new(QUEUE_BYTES), memory }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -192,6 +194,12 @@ impl Appender {
             }
         }
         Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed))
+    }
+
+    /// Memory for batches to come.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.shared.inbox.memory
     }
 
     /// A reader from `at` on, which must be where a batch starts: an appended batch's end less its length is one.

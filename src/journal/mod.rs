@@ -1,11 +1,13 @@
 //! The journal: one endless stream of batches in segments, written by one node for as long as its disk lives.
 //!
-//! - `storage`: eight calls on files; the only thing that is different in a simulation.
+//! - `storage`: nine calls on files; the only thing that is different in a simulation.
 //! - `segment`: one file; finding the next sound batch in it.
 //! - `recovery`: opening after a crash, as a decision table.
 //! - `writer`: append, commit, trim; synchronous.
+//! - `spares`: files of removed segments that become the next ones.
 //! - `appender`: the bounded queue in which positions are given out.
 //! - `thread`: the thread around the writer; group commit.
+//! - `memory`: of batches that were written, for those that come.
 //! - `reader`: from a position up to what is durable.
 //! - `cursors`: how far each output has delivered; a hint.
 //!
@@ -17,9 +19,11 @@
 pub mod appender;
 pub mod cursors;
 pub mod index;
+pub mod memory;
 pub mod reader;
 pub mod recovery;
 pub mod segment;
+mod spares;
 pub mod storage;
 mod thread;
 pub mod writer;
@@ -256,7 +260,7 @@ impl Journal {
             settings,
             storage,
             index: writer.index().clone(),
-            inbox: Inbox::new(recovered.end),
+            inbox: Inbox::new(recovered.end, writer.memory().clone()),
             durable: watch::Sender::new(recovered.end),
             promise: Mutex::new(Promise::new(settings.acknowledge, recovered.end)),
             promised: watch::Sender::new(recovered.end),

@@ -11,23 +11,28 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::Shared;
 use super::index::Place;
 use super::segment::{self, Found, HEADER_LEN, Scan};
 use super::storage::{Storage, is_shortage};
-use crate::proto::batch::{Batch, BatchError};
+use crate::proto::batch::{Batch, BatchError, Stamp};
 use crate::proto::position::{Mark, Position};
 
 /// Bytes read in one call.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// Memory of earlier reads that is kept for later ones, in reads. Batches in it may wait for an acknowledgement; a new buffer
-/// has to be cleared and mapped, which cost a tenth of a forward relay's time.
-const BUFFERS_MAX: usize = 16;
+/// Memory of earlier reads that is kept for later ones, in reads. Batches in it may wait for an acknowledgement; a new
+/// buffer has to be cleared and mapped, which cost a tenth of a forward relay's time. So there are more than are on their
+/// way to one server.
+const BUFFERS_MAX: usize = 24;
 
-/// Of these so many while there is nothing to read.
+/// Of these so many when there was nothing to read for a while. A busy reader is at the end many times a second.
 const BUFFERS_IDLE: usize = 2;
+
+/// That while.
+const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Wait before a read that failed for want of a file descriptor is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -106,9 +111,14 @@ impl Reader {
                     return self.read(segment.start.position, end).await;
                 }
             }
-            // Nothing to read: few are enough for what comes next.
-            self.buffers.truncate(BUFFERS_IDLE);
-            if self.durable.changed().await.is_err() {
+            let changed = match timeout(IDLE_AFTER, self.durable.changed()).await {
+                Ok(changed) => changed,
+                Err(_) => {
+                    self.buffers.truncate(BUFFERS_IDLE);
+                    self.durable.changed().await
+                }
+            };
+            if changed.is_err() {
                 // The sender lives in `shared`, which this reader holds.
                 std::future::pending::<()>().await;
             }
@@ -137,69 +147,65 @@ impl Reader {
                     continue;
                 }
             };
-            let bytes = fetched.bytes.clone();
-            let (batches, rest) = self.decode(fetched.bytes);
-            if !batches.is_empty() {
+            let Fetched { bytes, unreadable, batches, rest } = fetched;
+            if let Some(last) = batches.last() {
+                self.at = last.end().position;
                 return Read::Batches(batches);
+            }
+            // Trimmed or dropped under us, and its file is another segment's now.
+            if self.shared.index.first().is_none_or(|first| first.start.position > start) {
+                return self.skip(end, SkipCause::Gone);
             }
             match rest {
                 BatchError::Incomplete { needed } if needed > want && needed <= available => want = needed,
                 // The whole rest of the segment is needed to find the way past the damage.
                 _ if want < available => want = available,
-                cause => return self.skip_damage(bytes, fetched.unreadable, end, cause),
+                cause => return self.skip_damage(bytes, unreadable, end, cause),
             }
         }
     }
 
-    /// Bytes from the reader's position on. On a thread of its own, because a backlog may have to come from the disk.
+    /// Bytes from the reader's position on, and the batches in them. On a thread of its own, because a backlog may have to
+    /// come from the disk; there the bytes are looked at too, while the processor has them at hand.
     async fn fetch(&mut self, start: Position, want: usize) -> io::Result<Fetched> {
         let storage = self.shared.storage.clone();
         let offset = HEADER_LEN as u64 + self.at.bytes_since(start);
         let mut buffer = self.buffer();
+        let (stamp, at) = (self.shared.stamp, self.at);
         let read = tokio::task::spawn_blocking(move || {
             if buffer.len() < want {
                 // Whole, so that it fits every later read but one of a larger batch.
-                buffer.resize(want.max(READ_BYTES), 0);
+                buffer = BytesMut::zeroed(want.max(READ_BYTES));
             }
             let read = salvage(&*storage, &segment::file_name(start), offset, &mut buffer[..want]);
-            (buffer, read)
+            let buffer = buffer.freeze();
+            let fetched = read.map(|(filled, error)| {
+                let bytes = buffer.slice(..filled);
+                let (batches, rest) = decode(bytes.clone(), stamp, at);
+                (Fetched { bytes, unreadable: error.is_some(), batches, rest }, error)
+            });
+            (buffer, fetched)
         });
-        let (buffer, read) = read.await.map_err(io::Error::other)?;
-        let buffer = buffer.freeze();
+        let (buffer, fetched) = read.await.map_err(io::Error::other)?;
         if buffer.len() <= READ_BYTES {
-            self.buffers.push_back(buffer.clone());
+            self.buffers.push_back(buffer);
         }
-        let (filled, unreadable) = read?;
-        if let Some(error) = &unreadable {
+        let (fetched, error) = fetched?;
+        if let Some(error) = error {
             tracing::error!(%error, position = %self.at, "a part of the journal cannot be read");
             self.shared.counters.read_errors.inc();
         }
-        Ok(Fetched { bytes: buffer.slice(..filled), unreadable: unreadable.is_some() })
+        Ok(fetched)
     }
 
-    /// Memory of an earlier read that nobody uses any more, or none.
+    /// Memory of an earlier read that nobody uses any more, the newest, or none.
     fn buffer(&mut self) -> BytesMut {
-        let free = self.buffers.iter().position(Bytes::is_unique);
+        let free = self.buffers.iter().rposition(Bytes::is_unique);
         let buffer = free.and_then(|at| self.buffers.remove(at)).map(Bytes::try_into_mut);
         if self.buffers.len() >= BUFFERS_MAX {
             self.buffers.pop_front();
         }
         buffer.and_then(Result::ok).unwrap_or_default()
-    }
-
-    /// Takes the batches at the front and moves on behind them; also says what stopped it.
-    fn decode(&mut self, mut bytes: Bytes) -> (Vec<Batch>, BatchError) {
-        let mut batches = Vec::new();
-        loop {
-            match Batch::decode_at(&bytes, self.shared.stamp, self.at) {
-                Ok(batch) => {
-                    bytes = bytes.slice(batch.bytes().len()..);
-                    self.at = batch.end().position;
-                    batches.push(batch);
-                }
-                Err(cause) => return (batches, cause),
-            }
-        }
     }
 
     /// Goes on at the next sound batch in `bytes`, the whole rest of the segment, or at its end.
@@ -218,6 +224,25 @@ struct Fetched {
     bytes: Bytes,
     /// Whether some of the bytes are zeros in the place of what the disk did not give.
     unreadable: bool,
+    /// The batches at the front.
+    batches: Vec<Batch>,
+    /// What ended them.
+    rest: BatchError,
+}
+
+/// Takes the batches at the front of `bytes`, which stand at `at`; also says what stopped it.
+fn decode(mut bytes: Bytes, stamp: Stamp, mut at: Position) -> (Vec<Batch>, BatchError) {
+    let mut batches = Vec::new();
+    loop {
+        match Batch::decode_at(&bytes, stamp, at) {
+            Ok(batch) => {
+                bytes = bytes.slice(batch.bytes().len()..);
+                at = batch.end().position;
+                batches.push(batch);
+            }
+            Err(cause) => return (batches, cause),
+        }
+    }
 }
 
 /// Fills `buffer` with what can be read of it and zeros for the pages that cannot; says why if there are any. One bad

@@ -5,11 +5,14 @@
 //! | header | is it the last? | bytes behind it? | what happens |
 //! |---|---|---|---|
 //! | sound | no | – | kept; it was synced whole before the next one was made, so readers find damage if there is any |
-//! | sound | yes | – | scanned; bytes after the last sound batch are a torn tail and are cut; writing goes on here |
+//! | sound | yes | – | scanned; bytes after the last sound batch, torn or of an earlier use, are cut; writing goes on here |
 //! | damaged | no | – | kept, reported; batches in it prove themselves, the rest is a gap for readers |
 //! | damaged | yes | yes | kept as it is, its tail not cut; writing goes on in a new segment |
 //! | damaged | yes | no | it was being made when the node died, nothing was ever promised in it: the writer makes it anew |
 //! | newer or foreign | – | – | the journal is refused (exit status 78) |
+//!
+//! Where a file was used before (`spares`), its length does not say where its bytes end: the start of the next one does, or
+//! the scan.
 //!
 //! Bytes between two segments are a gap that is reported, not an end. A file that has neither a sound header nor a sound
 //! batch and stands where another segment has bytes is none of ours: reported and left alone. The journal's end never
@@ -200,14 +203,7 @@ pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Re
         file.walk = Some(walk(storage, file.start, file.body, stamp)?);
         findings.push(Finding::BadHeader { file: segment::file_name(file.start) });
     }
-    let mut covered = Position::ZERO;
-    files.retain(|file| {
-        let ours = file.header.is_some() || file.has_batches() || file.start >= covered;
-        if ours {
-            covered = file.end();
-        }
-        ours
-    });
+    let mut files = without_strangers(storage, files, stamp)?;
     // Whole segments are read only where it matters what is in them: the last one, and where the next one cannot say
     // with how many messages it begins.
     for index in 0..files.len() {
@@ -246,9 +242,10 @@ pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Re
             end.ordinal = walk.end.map_or(ordinal, |mark| mark.ordinal);
             if verdict == Verdict::Continue {
                 let sound = walk.end.map_or(file.start, |mark| mark.position);
-                let torn = segment.end.bytes_since(sound);
-                if torn > 0 {
-                    findings.push(Finding::TornTail { from: sound, bytes: torn });
+                if walk.torn > 0 {
+                    findings.push(Finding::TornTail { from: sound, bytes: walk.torn });
+                }
+                if segment.end > sound {
                     let keep = HEADER_LEN as u64 + sound.bytes_since(file.start);
                     storage.truncate(&name, keep).map_err(OpenError::io("cut the torn tail of", &name))?;
                 }
@@ -272,6 +269,27 @@ pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Re
         continues = false;
     }
     Ok(Recovered { journal, segments, continues, end, saved, findings })
+}
+
+/// Leaves out the files that stand where another segment has bytes and have neither a sound header nor a sound batch.
+fn without_strangers(storage: &dyn Storage, files: Vec<File>, stamp: Stamp) -> Result<Vec<File>, OpenError> {
+    let mut ours: Vec<File> = Vec::new();
+    for file in files {
+        if let Some(before) = ours.last_mut()
+            && !(file.header.is_some() || file.has_batches())
+            && file.start < before.end()
+        {
+            // The last bytes of that one may be of an earlier use, and this one be what comes next.
+            if before.walk.is_none() {
+                before.walk = Some(walk(storage, before.start, before.body, stamp)?);
+            }
+            if before.walk.as_ref().is_none_or(|walk| file.start < walk.used_until) {
+                continue;
+            }
+        }
+        ours.push(file);
+    }
+    Ok(ours)
 }
 
 /// A segment's file while it is judged.
@@ -377,13 +395,18 @@ fn incarnation_from_batches(
 struct Walk {
     first: Option<Mark>,
     end: Option<Mark>,
+    /// Bytes behind that may be an unfinished batch.
+    torn: u64,
+    /// Where bytes of an earlier use of the file begin, or the file ends.
+    used_until: Position,
     findings: Vec<Finding>,
 }
 
 fn walk(storage: &dyn Storage, start: Position, body: u64, stamp: Stamp) -> Result<Walk, OpenError> {
     let name = segment::file_name(start);
     let bytes = read_body(storage, &name, body)?;
-    let mut walk = Walk { first: None, end: None, findings: Vec::new() };
+    let used_until = start.advance(bytes.len() as u64);
+    let mut walk = Walk { first: None, end: None, torn: 0, used_until, findings: Vec::new() };
     for found in Scan::new(bytes, start, stamp) {
         match found {
             Found::Batch(batch) => {
@@ -394,7 +417,7 @@ fn walk(storage: &dyn Storage, start: Position, body: u64, stamp: Stamp) -> Resu
             Found::Tail { cause: cause @ BatchError::Version(_), .. } => {
                 return Err(OpenError::Newer { file: name, cause: cause.to_string() });
             }
-            Found::Tail { .. } => {}
+            Found::Tail { from, torn, .. } => (walk.torn, walk.used_until) = (torn, from.advance(torn)),
         }
     }
     Ok(walk)

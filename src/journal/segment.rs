@@ -12,6 +12,10 @@
 //! The CRC covers the header with its own field left out. The file's name is the position in 16 hexadecimal digits and
 //! `.seg`. The byte at `position` stands at `position - start + 128`. The header is synced before the first batch is
 //! written, and a segment is synced whole before the next one is made: only the last one can have a torn tail.
+//!
+//! A segment may stand in the file of a removed one (`spares`), which is then longer than what was written: behind the last
+//! batch are old bytes, with old batches in them. Those are of other positions, so none of them is ever taken for one of
+//! this place. A sealed segment ends where the next one starts, the last one with its last sound batch.
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -129,6 +133,8 @@ pub enum Found {
     Tail {
         /// First byte that is not part of a sound batch.
         from: Position,
+        /// How many bytes may be a batch that was never finished; the others were left by an earlier use of the file.
+        torn: u64,
         /// What was wrong there.
         cause: BatchError,
     },
@@ -182,8 +188,8 @@ impl Iterator for Scan {
                 Some(Found::Damage { from, to: self.at, cause })
             }
             None => {
-                self.bytes = Bytes::new();
-                Some(Found::Tail { from, cause })
+                let tail = std::mem::take(&mut self.bytes);
+                Some(Found::Tail { from, torn: torn(&tail, from, self.stamp), cause })
             }
         }
     }
@@ -195,6 +201,19 @@ fn resync(bytes: &Bytes, start: Position, stamp: Stamp) -> Option<usize> {
     candidates
         .filter(|at| bytes.len() - at >= BATCH_HEADER_LEN)
         .find(|at| Batch::decode_at(&bytes.slice(at..), stamp, start.advance(*at as u64)).is_ok())
+}
+
+/// How much of a tail at `start` may be an unfinished batch. With a batch of an earlier place in it, the file was used
+/// before: then it is what claims to be a batch of this place, and else all of it.
+fn torn(tail: &[u8], start: Position, stamp: Stamp) -> u64 {
+    let ours = |at: usize| batch::peek(&tail[at..]).ok().filter(|head| head.stamp == stamp);
+    let mut candidates = memchr::memmem::find_iter(tail, &batch::MAGIC);
+    let used_before = candidates.any(|at| ours(at).is_some_and(|head| head.mark.position < start));
+    match ours(0).filter(|head| head.mark.position == start) {
+        Some(head) if used_before => head.length.min(tail.len()) as u64,
+        None if used_before => 0,
+        _ => tail.len() as u64,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The disk as the journal sees it: eight calls on files in one directory.
+//! The disk as the journal sees it: nine calls on files in one directory.
 //!
 //! The only trait in the house with two worlds behind it: [`FileStorage`] for real files, and a simulated disk in the
 //! tests that forgets what was not synced, tears the last write and fails at any call.
@@ -44,7 +44,12 @@ pub trait Storage: Send + Sync {
     fn truncate(&self, name: &str, length: u64) -> io::Result<()>;
     /// Removes the file; readers that are in it finish.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Makes creations and removals safe against loss of power.
+    /// Gives the file another name; readers that are in it finish, and see what is written to it from now on. Of a crash
+    /// either name is left. Who cannot do this says [`io::ErrorKind::Unsupported`].
+    fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    /// Makes creations, removals and new names safe against loss of power.
     fn sync_directory(&self) -> io::Result<()>;
 }
 
@@ -198,6 +203,16 @@ impl Storage for FileStorage {
         if let (Some(removed), Some(file)) = (&self.removed, file) {
             // With too many waiting, or no thread any more, the last owner of the file frees it whole.
             let _ = removed.try_send((file, Instant::now()));
+        }
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        // Under the lock: a name that is opened meanwhile would keep the other file for ever.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        std::fs::rename(self.directory.join(from), self.directory.join(to))?;
+        if let Some(file) = open.remove(from) {
+            open.insert(to.to_owned(), file);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! `fdatasync` blocks, so the journal has a plain thread of its own. It seals and writes what waits in the queue in one
 //! call, syncs when the oldest unsynced byte is `commit_interval` old, and only then publishes `durable`. Ten times a
-//! second it saves the cursors and trims.
+//! second it saves the cursors and trims; after a minute without a new segment it gives back the space kept for the next.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,8 @@ use crate::proto::position::{Mark, Position};
 const GATHER_BYTES: usize = 8 * 1024 * 1024;
 /// How often cursors are saved, segments trimmed and a full disk tried again.
 const TICK: Duration = Duration::from_millis(100);
+/// How long the space of removed segments is kept for the next one.
+const SPARES_IDLE: Duration = Duration::from_secs(60);
 
 /// The journal's thread.
 pub(super) struct Thread {
@@ -35,6 +37,8 @@ pub(super) struct Thread {
     /// Where the journal goes on behind a hole, once what was gathered before is written.
     hole: Option<Mark>,
     next_tick: Instant,
+    /// Where the segment starts that is written, and since when, as seen by the ticks.
+    segment: (Option<Mark>, Instant),
     started: Instant,
     tick_failed: bool,
     /// Bytes in the queue that took no room of its bound: gap messages.
@@ -63,6 +67,7 @@ impl Thread {
             gathered_since: now,
             hole: None,
             next_tick: now,
+            segment: (None, now),
             started: now,
             tick_failed: false,
             unpaid: 0,
@@ -294,6 +299,18 @@ impl Thread {
             self.note("save the cursors", saved.map_err(|error| error.to_string()));
         }
         self.trim();
+        self.writer.memory().rest();
+        self.give_back_if_idle();
+    }
+
+    fn give_back_if_idle(&mut self) {
+        let last = self.shared.index.last().map(|segment| segment.start);
+        if last != self.segment.0 {
+            self.segment = (last, Instant::now());
+        } else if self.segment.1.elapsed() >= SPARES_IDLE {
+            let given = self.writer.give_back();
+            self.note("give back the space of removed segments", given.map_err(|error| error.to_string()));
+        }
     }
 
     /// Removes what every output has delivered; returns how many segments went.
@@ -323,6 +340,8 @@ impl Thread {
         }
         self.abandon();
         self.tick();
+        let tidied = self.writer.tidy();
+        self.note("give back what the journal does not need", tidied.map_err(|error| error.to_string()));
         if let Err(error) = cursors::sync(&*self.shared.storage) {
             tracing::warn!(%error, "cannot sync the cursors: some messages may be delivered again");
         }

@@ -2,6 +2,7 @@
 //!
 //! No thread, no clock, no queue: the appender's thread drives it, and so does the simulation. It owns the order in
 //! which things become safe: bytes, then `fdatasync`, then `durable`; a new segment only after the old one was synced.
+//! Removed segments become the next ones, as `spares` says.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -11,8 +12,10 @@ use thiserror::Error;
 
 use super::cursors;
 use super::index::Index;
+use super::memory::Memory;
 use super::recovery::{OpenError, Recovered, Segment};
 use super::segment::{self, HEADER_LEN, Header};
+use super::spares::Spares;
 use super::storage::{Storage, is_shortage};
 use crate::proto::batch::Batch;
 use crate::proto::position::{JournalId, Mark, Position};
@@ -72,10 +75,16 @@ pub struct Writer {
     journal: JournalId,
     limits: Limits,
     index: Arc<Index>,
+    memory: Arc<Memory>,
     appended: Mark,
     durable: Mark,
     /// Whether the last segment of the index is the one to write in.
     open: bool,
+    spares: Spares,
+    /// Where the first segment begins that was made in this life: from there on, space was set aside for whole ones.
+    made_from: Option<Position>,
+    /// Whether the last segment's file may have old bytes behind what was written.
+    is_recycled: bool,
     poisoned: Option<Poisoned>,
 }
 
@@ -89,14 +98,19 @@ impl Writer {
         if !files.iter().any(|(name, _)| name == "cursors") {
             cursors::create(&*storage).map_err(OpenError::io("create", "cursors"))?;
         }
+        Spares::clear(&*storage, &files);
         Ok(Writer {
             storage,
             journal: recovered.journal.clone(),
             limits,
             index: Arc::new(Index::new(recovered.segments.clone())),
+            memory: Arc::default(),
             appended: recovered.end,
             durable: recovered.end,
             open: recovered.continues,
+            spares: Spares::default(),
+            made_from: None,
+            is_recycled: false,
             poisoned: None,
         })
     }
@@ -105,6 +119,12 @@ impl Writer {
     #[must_use]
     pub fn index(&self) -> &Arc<Index> {
         &self.index
+    }
+
+    /// Where the memory of written batches goes.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<Memory> {
+        &self.memory
     }
 
     /// Everything before this was written.
@@ -144,7 +164,7 @@ impl Writer {
             }
             let count = self.that_fit(batches);
             self.write(batches.iter().take(count))?;
-            batches.drain(..count);
+            batches.drain(..count).for_each(|batch| self.memory.give(batch));
         }
         Ok(())
     }
@@ -203,15 +223,54 @@ impl Writer {
             "no two segments start at the same place"
         );
         let name = segment::file_name(self.appended.position);
-        let header = Header { journal: self.journal.clone(), start: self.appended }.encode();
-        let created = self.storage.create(&name, reserve);
-        self.judge("create a segment", created)?;
-        let written = self.storage.write_at(&name, 0, &[IoSlice::new(&header)]);
-        self.judge("write a segment's header", written)?;
-        self.sync_or_poison(|storage| storage.sync(&name))?;
-        self.sync_or_poison(|storage| storage.sync_directory())?;
+        // A batch larger than a segment needs more than a spare has.
+        let is_recycled = reserve == self.limits.segment_size && self.recycle(&name)?;
+        if !is_recycled {
+            // Beside what a larger batch needs, spares may be more than is allowed; what is left of them only costs space.
+            let _ = self.give_back();
+            let created = self.storage.create(&name, reserve);
+            self.judge("create a segment", created)?;
+            self.write_header(&name)?;
+        }
+        self.sync_directory()?;
         self.index.push(Segment { start: self.appended, end: self.appended.position });
+        self.made_from.get_or_insert(self.appended.position);
+        self.is_recycled = is_recycled;
         self.open = true;
+        Ok(())
+    }
+
+    /// Makes the segment `name` of a spare; false if there is none. For the order of the steps see `spares`.
+    fn recycle(&mut self, name: &str) -> Result<bool, AppendError> {
+        let Some((spare, is_safe)) = self.spares.next().map(|(spare, is_safe)| (spare.to_owned(), is_safe)) else {
+            return Ok(false);
+        };
+        if !is_safe {
+            self.sync_directory()?;
+        }
+        self.write_header(&spare)?;
+        match self.storage.rename(&spare, name) {
+            // Somebody removed it by hand.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.spares.used();
+                return self.recycle(name);
+            }
+            renamed => self.judge("name a segment", renamed)?,
+        }
+        self.spares.used();
+        Ok(true)
+    }
+
+    fn write_header(&mut self, file: &str) -> Result<(), AppendError> {
+        let header = Header { journal: self.journal.clone(), start: self.appended }.encode();
+        let written = self.storage.write_at(file, 0, &[IoSlice::new(&header)]);
+        self.judge("write a segment's header", written)?;
+        Ok(self.sync_or_poison(|storage| storage.sync(file))?)
+    }
+
+    fn sync_directory(&mut self) -> Result<(), Poisoned> {
+        self.sync_or_poison(|storage| storage.sync_directory())?;
+        self.spares.synced();
         Ok(())
     }
 
@@ -239,6 +298,8 @@ impl Writer {
     pub fn skip_to(&mut self, to: Mark) -> Result<Mark, Poisoned> {
         self.commit()?;
         if to.position > self.appended.position {
+            // Or its old bytes would pass for damage of what is not there. Where they stay, readers pass over them.
+            let _ = self.end_last();
             self.appended = to;
             self.durable = to;
             self.open = false;
@@ -253,7 +314,11 @@ impl Writer {
     fn judge(&mut self, action: &'static str, result: io::Result<()>) -> Result<(), AppendError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error) if is_shortage(&error) => Err(AppendError::NoSpace(error)),
+            Err(error) if is_shortage(&error) => {
+                // Somebody needs what we keep, maybe we ourselves. If it cannot be had, the next tick tries again.
+                let _ = self.give_back();
+                Err(AppendError::NoSpace(error))
+            }
             Err(error) => Err(self.poison(action, &error).into()),
         }
     }
@@ -269,11 +334,10 @@ impl Writer {
     pub fn trim(&mut self, floor: Position) -> io::Result<usize> {
         let mut removed = 0;
         while let Some(next) = self.index.second_start() {
-            let oldest = self.index.first().expect("there are two").start.position;
             if next.position > floor {
                 break;
             }
-            self.remove_oldest(oldest)?;
+            self.remove_oldest(next.position)?;
             removed += 1;
         }
         Ok(removed)
@@ -284,18 +348,54 @@ impl Writer {
     /// # Errors
     /// What the storage says.
     pub fn drop_oldest(&mut self) -> io::Result<Option<Mark>> {
-        let (Some(oldest), Some(next)) = (self.index.first(), self.index.second_start()) else { return Ok(None) };
-        self.remove_oldest(oldest.start.position)?;
+        let Some(next) = self.index.second_start() else { return Ok(None) };
+        self.remove_oldest(next.position)?;
         Ok(Some(next))
     }
 
-    fn remove_oldest(&mut self, start: Position) -> io::Result<()> {
-        match self.storage.remove(&segment::file_name(start)) {
-            // Somebody removed the file by hand: that is where we wanted to be.
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+    /// Removes the oldest segment, behind which the next one starts at `next`, or keeps its file as a spare.
+    fn remove_oldest(&mut self, next: Position) -> io::Result<()> {
+        let start = self.index.first().expect("there is a next one").start.position;
+        let whole = self.made_from.is_some_and(|from| start >= from)
+            && HEADER_LEN as u64 + next.bytes_since(start) <= self.limits.segment_size;
+        if !(whole && self.spares.keep(&*self.storage, start)) {
+            match self.storage.remove(&segment::file_name(start)) {
+                // Somebody removed the file by hand: that is where we wanted to be.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
         self.index.remove_first();
+        Ok(())
+    }
+
+    /// Gives the space of removed segments back that was kept for the next ones.
+    ///
+    /// # Errors
+    /// What the storage says; the rest is tried the next time.
+    pub fn give_back(&mut self) -> io::Result<()> {
+        self.spares.give_back(&*self.storage)
+    }
+
+    /// For an orderly end: gives all space back that holds nothing of the journal. The last segment's file then ends where
+    /// the journal does.
+    ///
+    /// # Errors
+    /// What the storage says; the next start finds the journal's end all the same.
+    pub fn tidy(&mut self) -> io::Result<()> {
+        if self.poisoned.is_none() && self.durable == self.appended {
+            self.end_last()?;
+        }
+        self.give_back()
+    }
+
+    /// Has the last segment's file end where its batches do.
+    fn end_last(&mut self) -> io::Result<()> {
+        if let Some(last) = self.index.last().filter(|_| self.is_recycled) {
+            let length = HEADER_LEN as u64 + last.end.bytes_since(last.start.position);
+            self.storage.truncate(&segment::file_name(last.start.position), length)?;
+            self.is_recycled = false;
+        }
         Ok(())
     }
 }

@@ -35,6 +35,9 @@ pub(super) const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// How often a connection that takes nothing is looked at.
 const LOOK_WHILE_BLOCKED: Duration = Duration::from_millis(100);
 
+/// Bytes that are written before more is encoded: they are still in the processor's cache then.
+const WRITE_BYTES: usize = 128 * 1024;
+
 /// How long the peer may take to let us say goodbye.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
@@ -172,6 +175,9 @@ impl Stream {
                 sent += messages;
                 feed.metrics().in_flight.inc_by(messages as i64);
                 link.window.push_back((link.written + out.len() as u64, batch.end(), messages));
+                if out.len() >= WRITE_BYTES && link.write(&mut out, feed, life).await? {
+                    return Ok(End::Stopped);
+                }
             }
             if link.write(&mut out, feed, life).await? {
                 return Ok(End::Stopped);

@@ -120,6 +120,13 @@ impl BatchBuilder {
         BatchBuilder { bytes: Vec::with_capacity(HEADER_LEN + bytes), ..BatchBuilder::default() }
     }
 
+    /// An empty builder that fills `memory`.
+    #[must_use]
+    pub fn in_memory(mut memory: Vec<u8>) -> BatchBuilder {
+        memory.clear();
+        BatchBuilder { bytes: memory, ..BatchBuilder::default() }
+    }
+
     /// Says where the messages pushed from now on come from.
     ///
     /// # Panics
@@ -286,6 +293,15 @@ impl Batch {
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// The memory that the batch stood in, empty; `None` if others hold it.
+    #[must_use]
+    pub fn into_memory(self) -> Option<Vec<u8>> {
+        let mut bytes = self.bytes.try_into_mut().ok()?;
+        // Now, or the conversion would move them.
+        bytes.clear();
+        Some(bytes.into())
     }
 
     /// Where the batch starts.

@@ -44,6 +44,17 @@ struct File {
 enum Name {
     Created(String, u64),
     Removed(String),
+    /// From one name to the other, in one step.
+    Renamed(String, String, u64),
+}
+
+impl Name {
+    fn all(&self) -> Vec<&String> {
+        match self {
+            Name::Created(name, _) | Name::Removed(name) => vec![name],
+            Name::Renamed(from, to, _) => vec![from, to],
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +68,7 @@ struct Disk {
     capacity: u64,
     faults: Faults,
     calls: u64,
+    renames: u64,
     /// The call with this number fails with this error; so do all after it if `fails_on`.
     fails_at: Option<(u64, i32)>,
     fails_on: bool,
@@ -79,6 +91,7 @@ impl SimStorage {
             capacity: u64::MAX,
             faults: Faults::default(),
             calls: 0,
+            renames: 0,
             fails_at: None,
             fails_on: false,
         };
@@ -143,6 +156,11 @@ impl SimStorage {
         self.disk().calls
     }
 
+    /// Files that got another name so far.
+    pub fn renames(&self) -> u64 {
+        self.disk().renames
+    }
+
     /// Lets the call with this number (from now on, 0 is the next) fail with this error once.
     pub fn fail_call(&self, in_calls: u64, errno: i32) {
         let mut disk = self.disk();
@@ -183,13 +201,16 @@ impl SimStorage {
         }
         let mut lost = Vec::new();
         for change in std::mem::take(&mut disk.pending_names) {
-            let (Name::Created(name, _) | Name::Removed(name)) = &change;
             // The changes of one name are lost from some point on; those of different names in any order.
-            if lost.contains(name) || disk.rng.f64() >= keep {
-                lost.push(name.clone());
+            if change.all().iter().any(|name| lost.contains(*name)) || disk.rng.f64() >= keep {
+                lost.extend(change.all().into_iter().cloned());
                 continue;
             }
             match change {
+                Name::Renamed(from, to, id) => {
+                    disk.synced_names.remove(&from);
+                    disk.synced_names.insert(to, id);
+                }
                 Name::Created(name, id) => drop(disk.synced_names.insert(name, id)),
                 Name::Removed(name) => drop(disk.synced_names.remove(&name)),
             }
@@ -382,6 +403,18 @@ impl Storage for SimStorage {
         disk.id(name)?;
         disk.names.remove(name);
         disk.pending_names.push(Name::Removed(name.to_owned()));
+        Ok(())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        let likely = disk.faults.create;
+        disk.call(likely)?;
+        let id = disk.id(from)?;
+        disk.renames += 1;
+        disk.names.remove(from);
+        disk.names.insert(to.to_owned(), id);
+        disk.pending_names.push(Name::Renamed(from.to_owned(), to.to_owned(), id));
         Ok(())
     }
 

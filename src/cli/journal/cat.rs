@@ -89,16 +89,20 @@ struct Printer<'a> {
 impl Printer<'_> {
     fn run(&mut self) -> anyhow::Result<()> {
         let mut at = self.begin()?;
+        let mut followed = false;
         loop {
             let segments = self.directory.segments()?;
             for (index, segment) in segments.iter().enumerate() {
-                if segment.end() <= at {
+                let last = index + 1 == segments.len();
+                // What is behind the journal's end may be as long as a segment: it is not searched at every look.
+                let is_end = || Ok::<_, anyhow::Error>(last && followed && !self.directory.begins_at(segment, at)?);
+                if segment.end <= at || (segment.start <= at && is_end()?) {
                     continue;
                 }
                 if segment.start > at && at > Position::ZERO {
                     self.missing(at, segment.start, "no segment holds them");
                 }
-                match self.print_segment(segment, at, index + 1 == segments.len())? {
+                match self.print_segment(segment, at, last)? {
                     Some(next) => at = next,
                     None => return Ok(self.out.flush()?),
                 }
@@ -107,6 +111,7 @@ impl Printer<'_> {
             if !self.cat.follow || reader_left(POLL) {
                 return Ok(());
             }
+            followed = true;
         }
     }
 
@@ -140,13 +145,13 @@ impl Printer<'_> {
                 }
                 // Being written, or never finished.
                 Ok(Found::Tail { .. }) if last => return Ok(Some(at)),
-                Ok(Found::Tail { from, cause }) => self.missing(from, segment.end(), &cause.to_string()),
+                Ok(Found::Tail { from, cause, .. }) => self.missing(from, segment.end, &cause.to_string()),
                 // A daemon at work removed it: everyone has its messages.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {}", segment.file)),
             }
         }
-        Ok(Some(segment.end()))
+        Ok(Some(segment.end))
     }
 
     /// False when the end of what is wanted is reached. A time is no end: clocks are set back.

@@ -28,15 +28,11 @@ pub(super) struct Segment {
     pub(super) start: Position,
     /// Length of the file in bytes.
     pub(super) length: u64,
+    /// Where its bytes end: where the next one starts, or with the file. Of the last one's file the last bytes may be of an
+    /// earlier use.
+    pub(super) end: Position,
     /// What its head says; `None` if that is damaged.
     pub(super) header: Option<Header>,
-}
-
-impl Segment {
-    /// Where its bytes end.
-    pub(super) fn end(&self) -> Position {
-        self.start.advance(self.length.saturating_sub(HEADER_LEN as u64))
-    }
 }
 
 /// A journal's directory.
@@ -86,6 +82,16 @@ impl Directory {
         cursors::load(&self.storage, self.journal.incarnation).context("cannot read the cursors")
     }
 
+    /// Whether a batch begins at this place of a segment, whole or not.
+    pub(super) fn begins_at(&self, segment: &Segment, at: Position) -> anyhow::Result<bool> {
+        let mut head = [0; batch::HEADER_LEN];
+        let offset = HEADER_LEN as u64 + at.bytes_since(segment.start);
+        let read = self.storage.read_at(&segment.file, offset, &mut head);
+        let read = read.with_context(|| format!("cannot read {}", segment.file))?;
+        let stamp = Stamp::from(&self.journal);
+        Ok(batch::peek(&head[..read]).is_ok_and(|head| head.stamp == stamp && head.mark.position == at))
+    }
+
     /// Walks the batches of a segment from `from` on, which must be where one starts.
     pub(super) fn walk(&self, segment: &Segment, from: Position) -> Walk<'_> {
         Walk::new(&self.storage, segment, from, Stamp::from(&self.journal))
@@ -100,7 +106,7 @@ fn nothing_in(path: &Path, segments: &[Segment]) -> String {
 }
 
 fn segments_of(storage: &FileStorage) -> anyhow::Result<Vec<Segment>> {
-    let mut segments = Vec::new();
+    let mut segments: Vec<Segment> = Vec::new();
     for (start, length) in recovery::list(storage)? {
         let file = segment::file_name(start);
         let mut head = [0; HEADER_LEN];
@@ -116,7 +122,11 @@ fn segments_of(storage: &FileStorage) -> anyhow::Result<Vec<Segment>> {
             Err(HeaderError::Damaged) => None,
             Ok(header) => Some(header).filter(|header| header.start.position == start),
         };
-        segments.push(Segment { file, start, length, header });
+        if let Some(before) = segments.last_mut() {
+            before.end = before.end.min(start);
+        }
+        let end = start.advance(length.saturating_sub(HEADER_LEN as u64));
+        segments.push(Segment { file, start, length, end, header });
     }
     Ok(segments)
 }

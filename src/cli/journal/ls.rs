@@ -9,10 +9,13 @@ use super::directory::{Directory, Segment};
 use super::{rfc3339, to_the_second};
 use crate::journal::segment::Found;
 use crate::proto::envelope::Timestamp;
+use crate::proto::position::Position;
 use crate::status::format;
 
 /// What is said about a segment.
 struct Summary {
+    /// Where its bytes end.
+    end: Position,
     messages: u64,
     received: Option<(Timestamp, Timestamp)>,
     damaged: bool,
@@ -31,7 +34,7 @@ pub(super) fn execute(directory: &Directory, shared: &Shared) -> anyhow::Result<
         let (first, last) = summary.received.unzip();
         if shared.json {
             let line = json!({
-                "v": 1, "file": segment.file, "from": segment.start.0, "to": segment.end().0, "bytes": segment.length,
+                "v": 1, "file": segment.file, "from": segment.start.0, "to": summary.end.0, "bytes": segment.length,
                 "messages": summary.messages, "first_received": first.map(rfc3339), "last_received": last.map(rfc3339),
                 "damaged": summary.damaged,
             });
@@ -44,7 +47,7 @@ pub(super) fn execute(directory: &Directory, shared: &Shared) -> anyhow::Result<
             "{:<20}  {:>14}  {:>14}  {:>9}  {:>11}  {:<20}  {:<20}{}",
             segment.file,
             segment.start.0,
-            segment.end().0,
+            summary.end.0,
             format::bytes(segment.length),
             format::count(summary.messages),
             time(first),
@@ -56,7 +59,7 @@ pub(super) fn execute(directory: &Directory, shared: &Shared) -> anyhow::Result<
 }
 
 fn summarise(directory: &Directory, segment: &Segment) -> io::Result<Summary> {
-    let mut summary = Summary { messages: 0, received: None, damaged: segment.header.is_none() };
+    let mut summary = Summary { end: segment.end, messages: 0, received: None, damaged: segment.header.is_none() };
     for found in directory.walk(segment, segment.start) {
         match found {
             Ok(Found::Batch(batch)) => {
@@ -66,7 +69,7 @@ fn summarise(directory: &Directory, segment: &Segment) -> io::Result<Summary> {
             }
             Ok(Found::Damage { .. }) => summary.damaged = true,
             // The end of a segment that is being written; `verify` tells it from damage.
-            Ok(Found::Tail { .. }) => {}
+            Ok(Found::Tail { from, torn, .. }) => summary.end = from.advance(torn),
             // Removed by the daemon meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),

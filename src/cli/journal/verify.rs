@@ -131,9 +131,9 @@ fn verify(directory: &Directory) -> anyhow::Result<Verdict> {
                     problem(from, to, cause.to_string(), None);
                 }
                 Ok(Found::Damage { .. }) => {}
-                Ok(Found::Tail { from, .. }) if last => unfinished = segment.end().bytes_since(from),
-                Ok(Found::Tail { from, cause }) if expected.is_none() => {
-                    problem(from, segment.end(), cause.to_string(), None);
+                Ok(Found::Tail { torn, .. }) if last => unfinished = torn,
+                Ok(Found::Tail { from, cause, .. }) if expected.is_none() => {
+                    problem(from, segment.end, cause.to_string(), None);
                 }
                 Ok(Found::Tail { .. }) => {}
                 // A daemon at work removed it: everyone has its messages, and the next one is the oldest.
@@ -141,7 +141,7 @@ fn verify(directory: &Directory) -> anyhow::Result<Verdict> {
                     expected = None;
                     break;
                 }
-                Err(error) => problem(segment.start, segment.end(), format!("cannot be read: {error}"), None),
+                Err(error) => problem(segment.start, segment.end, format!("cannot be read: {error}"), None),
             }
         }
         verdict.messages += messages;

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Bytes;
 
 use super::directory::Segment;
-use crate::journal::segment::{Found, HEADER_LEN, Scan};
+use crate::journal::segment::{Found, HEADER_LEN, Header, Scan};
 use crate::journal::storage::Storage;
 use crate::proto::batch::{Batch, BatchError, Stamp};
 use crate::proto::position::Position;
@@ -17,6 +17,7 @@ const PIECE_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) struct Walk<'a> {
     storage: &'a dyn Storage,
     file: String,
+    header: Option<Header>,
     start: Position,
     end: Position,
     stamp: Stamp,
@@ -27,8 +28,8 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(storage: &'a dyn Storage, segment: &Segment, from: Position, stamp: Stamp) -> Walk<'a> {
-        let (file, start, end) = (segment.file.clone(), segment.start, segment.end());
-        Walk { storage, file, start, end, stamp, at: from.max(start), bytes: Bytes::new(), done: false }
+        let Segment { file, start, end, header, .. } = segment.clone();
+        Walk { storage, file, header, start, end, stamp, at: from.max(start), bytes: Bytes::new(), done: false }
     }
 
     /// Makes the bytes at hand `want` long, or as long as the segment has; false if there is no more than before.
@@ -55,10 +56,18 @@ impl<'a> Walk<'a> {
                     return Ok(Some(Found::Batch(batch)));
                 }
                 Err(BatchError::Incomplete { needed }) if self.fetch(PIECE_BYTES.max(needed as u64))? => {}
+                Err(_) if self.was_recycled()? => return Err(io::ErrorKind::NotFound.into()),
                 Err(_) => return self.pass_damage(),
             }
         }
         Ok(None)
+    }
+
+    /// Whether a daemon at work has removed the segment and uses its file for another: the header is what it writes first.
+    fn was_recycled(&self) -> io::Result<bool> {
+        let mut head = [0; HEADER_LEN];
+        let read = self.storage.read_at(&self.file, 0, &mut head)?;
+        Ok(self.header.is_some() && Header::decode(&head[..read]).ok() != self.header)
     }
 
     /// The whole rest of the segment is needed to find the way past damage.

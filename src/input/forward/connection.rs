@@ -97,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 settings.clone(),
                 metrics.clone(),
                 repeats.clone(),
+                appender.memory().clone(),
                 share,
             ),
             answers: Answers::new(writer, promise, repeats.clone(), metrics.clone()),

@@ -18,6 +18,7 @@ use super::Settings;
 use super::budget::Share;
 use super::repeats::{self, Fingerprint, First, Repeats};
 use crate::input::now;
+use crate::journal::memory::Memory;
 use crate::metrics::InputMetrics;
 use crate::proto::batch::{Batch, BatchBuilder};
 use crate::proto::envelope::{Chunk, Flags, Origin, Timestamp, Transport};
@@ -25,8 +26,9 @@ use crate::proto::forward::compression::InflateError;
 use crate::proto::forward::message::{AcceptError, Accepted, Frame, FrameError, Request, Scratch, tag_of};
 use crate::proto::forward::scan::{ScanError, Scanner, Step};
 
-/// Bytes taken from a connection before another has its turn: some chunks of the size that clients like.
-const READ_BYTES: usize = 1024 * 1024;
+/// Bytes taken from a connection before another has its turn: some chunks of the size that clients like. The batch of them,
+/// with the begin of a frame, is smaller than one read of the journal's readers: a larger one is read twice.
+const READ_BYTES: usize = 512 * 1024;
 /// The begin of a frame up to this size is put before what is read next; a longer one is read on where it is.
 const BEGIN_BYTES: usize = 256 * 1024;
 /// Size at which no further frame joins a batch. One that is larger makes a batch of its own.
@@ -144,6 +146,7 @@ pub(super) struct Frames<R> {
     settings: Arc<Settings>,
     metrics: Arc<InputMetrics>,
     repeats: Arc<Repeats>,
+    memory: Arc<Memory>,
     scanner: Scanner,
     /// The begin of a frame; if `unread`, also whole ones that were not looked at yet.
     rest: Vec<u8>,
@@ -169,12 +172,27 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         settings: Arc<Settings>,
         metrics: Arc<InputMetrics>,
         repeats: Arc<Repeats>,
+        memory: Arc<Memory>,
         share: Share,
     ) -> Frames<R> {
         let scanner = Scanner::new(settings.config.max_chunk);
         let unread = !rest.is_empty();
         let (silent, verdict) = (rest.is_empty(), None);
-        Frames { reader, source, transport, settings, metrics, repeats, scanner, rest, unread, silent, verdict, share }
+        Frames {
+            reader,
+            source,
+            transport,
+            settings,
+            metrics,
+            repeats,
+            memory,
+            scanner,
+            rest,
+            unread,
+            silent,
+            verdict,
+            share,
+        }
     }
 
     /// Whether no frame has begun.
@@ -304,7 +322,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
         if taken.batch.is_empty() {
             // At most what was read: the rest may be the begin of a frame that joins another batch.
-            taken.batch = BatchBuilder::with_capacity(bytes.len().min(TOGETHER_BYTES).max(entries) + 1024);
+            let room = bytes.len().min(TOGETHER_BYTES).max(entries) + 1024;
+            taken.batch = BatchBuilder::in_memory(self.memory.take(room));
         }
         self.push(taken, &frame, &accepted);
         match (frame.option.chunk, fingerprint) {
@@ -373,6 +392,7 @@ mod tests {
             (reader, Vec::new()),
             ("192.0.2.7:51400".parse().unwrap(), Transport::Tls),
             Arc::new(Settings { config, security: None }),
+            Arc::default(),
             Arc::default(),
             Arc::default(),
             Share::new(Arc::new(Budget::new(1 << 20))),
