@@ -46,7 +46,7 @@ pub use self::choice::{
     LogTarget, PeerLoss, SyslogFormat, WhenFull,
 };
 pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
-pub use self::effective::show_effective;
+pub use self::effective::{fingerprint, show_effective};
 pub use self::environment::{check_environment, node_name};
 pub use self::hook::{Hook, UnsafeCommand, check_command};
 pub use self::pair::{Identity, Pair, PairNode, Vip, read_pair_key, read_password};

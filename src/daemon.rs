@@ -272,7 +272,8 @@ impl<'a> Daemon<'a> {
             election.attend(&observed, teller, aside.subscribe())
         });
         if let Some(notices) = link_notices {
-            tokio::spawn(partner::tell(notices, recorder.clone()));
+            let handle = observed.elected.as_ref().map(|elected| elected.handle.clone());
+            tokio::spawn(partner::tell(notices, recorder.clone(), handle));
         }
         let watch = tokio::spawn(hooks::watch(observed.clone(), hooks.clone()));
         let systemd = Systemd::new(notifier, watchdog);

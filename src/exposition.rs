@@ -120,7 +120,7 @@ fn about(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
         ],
     )?;
     let config = observed.config.borrow().clone();
-    let hash = crc32c::crc32c(crate::config::show_effective(&config).as_bytes());
+    let hash = crate::config::fingerprint(&config);
     out.info(
         "node",
         "This node, and a hash of the configuration in force",

@@ -108,6 +108,8 @@ struct Shared {
     leave: AtomicBool,
     /// How often a hand-over was asked for.
     fail_overs: AtomicU32,
+    /// How often the pair link came to its end.
+    link_ends: AtomicU32,
     faults: AtomicU8,
     beats: AtomicU64,
     /// When the thread last woke up, in milliseconds since the host's boot.
@@ -178,6 +180,12 @@ impl Handle {
     /// Asks for a hand-over; what came of it is a notice. A node that is not active does nothing.
     pub fn fail_over(&self) {
         self.shared.fail_overs.fetch_add(1, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Says that the pair link came to its end: whether the peer's process lives is asked at once.
+    pub fn link_ended(&self) {
+        self.shared.link_ends.fetch_add(1, Ordering::Relaxed);
         self.wake();
     }
 

@@ -17,6 +17,8 @@ mod forward;
 mod forward_handshake;
 #[path = "../fuzz/targets/framing.rs"]
 mod framing;
+#[path = "../fuzz/targets/pair.rs"]
+mod pair;
 #[path = "../fuzz/targets/relp.rs"]
 mod relp;
 #[path = "../fuzz/targets/syslog_view.rs"]
@@ -58,6 +60,11 @@ fn the_corpus_of_forward_passes() {
 #[test]
 fn the_corpus_of_forward_handshake_passes() {
     replay("forward_handshake", forward_handshake::run);
+}
+
+#[test]
+fn the_corpus_of_pair_passes() {
+    replay("pair", pair::run);
 }
 
 #[test]

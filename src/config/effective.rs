@@ -14,6 +14,16 @@ use super::{
 };
 use crate::proto::vrrp::Version;
 
+/// What both nodes of a pair should agree on, as a number: everything in force but their names.
+#[must_use]
+pub fn fingerprint(config: &Config) -> u32 {
+    let mut text = show_effective(config);
+    for node in config.pair.iter().flat_map(|pair| &pair.nodes) {
+        text = text.replace(node.name.as_str(), "");
+    }
+    crc32c::crc32c(text.as_bytes())
+}
+
 /// Every value in force, as a file that says the same.
 #[must_use]
 pub fn show_effective(config: &Config) -> String {

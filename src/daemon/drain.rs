@@ -6,7 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::Daemon;
+use crate::config::HookEvent;
 use crate::control::{DrainRefused, DrainReport, DrainWish};
+use crate::hooks;
 use crate::proto::drain::{self, Drain, Order, Until, Verdict, View, verdict};
 use crate::proto::stage::Stage;
 use crate::receipt::{Connections, Messages, Receipt, Took};
@@ -56,6 +58,7 @@ impl Daemon<'_> {
         let deadline = now + wish.deadline.unwrap_or(DEADLINE);
         let machine = Drain::new(now, &view, wish.until.unwrap_or(Until::Empty), deadline, wish.force);
         tracing::info!(until = ?wish.until, force = wish.force, "drain begins");
+        self.record("drain_began", if wish.force { "asked for, forced" } else { "asked for" });
         let started = (SystemTime::now(), now);
         self.draining = Some(Draining { machine, started, before: self.tally(), receipt: None });
         Ok(self.drain_report())
@@ -66,7 +69,7 @@ impl Daemon<'_> {
         let view = self.look();
         let Some(draining) = &mut self.draining else { return };
         let orders = draining.machine.handle(Instant::now(), &view);
-        let stage = draining.machine.stage();
+        let (stage, failure) = (draining.machine.stage(), draining.machine.failure());
         self.stage.send_if_modified(|now| std::mem::replace(now, stage.into()) != stage.into());
         for order in orders {
             tracing::info!(?order, stage = stage.as_str(), "drain");
@@ -80,7 +83,9 @@ impl Daemon<'_> {
                 }
                 Order::Quiesce => self.inputs.quiesce(),
                 Order::CallOff => {
-                    tracing::error!(why = draining_failure(&self.draining), "the drain is called off");
+                    let why = failure.unwrap_or_default();
+                    tracing::error!(why, "the drain is called off");
+                    self.record("drain_called_off", why);
                     self.aside.send_replace(false);
                     self.stage.send_replace(Stage::Serving);
                     self.last_drain = self.draining.take().map(|draining| draining.machine);
@@ -98,6 +103,10 @@ impl Daemon<'_> {
         let receipt = receipt(&node, draining, &view, &after);
         tracing::info!(verdict = receipt.verdict, id = receipt.id, "drained");
         draining.receipt = Some(receipt.clone());
+        self.record("drained", &receipt.verdict);
+        if let Some(at_work) = &self.hooks {
+            at_work.hooks.tell(hooks::Event::now(HookEvent::Drained, &receipt.verdict));
+        }
         let directory = self.current().data_dir.clone();
         let kept = tokio::task::spawn_blocking(move || receipt.keep(&directory)).await;
         if let Ok(Err(error)) = kept {
@@ -131,6 +140,7 @@ impl Daemon<'_> {
         self.aside.send_replace(false);
         self.stage.send_replace(Stage::Serving);
         tracing::info!("not drained any more");
+        self.record("undrained", "asked for");
         Ok(())
     }
 
@@ -197,10 +207,6 @@ impl Daemon<'_> {
         }
         tally
     }
-}
-
-fn draining_failure(draining: &Option<Draining>) -> &'static str {
-    draining.as_ref().and_then(|draining| draining.machine.failure()).unwrap_or_default()
 }
 
 impl From<drain::Stage> for Stage {

@@ -18,6 +18,7 @@ use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver};
 use crate::proto::pair::message::Status;
 use crate::status::{Observed, Partnered};
 use crate::supervise::Supervisor;
+use crate::vip;
 
 /// How long a node that has taken the addresses may take to say so over the link.
 const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
@@ -51,7 +52,7 @@ impl Partner {
         let settings = pair::Settings {
             pair: pair.clone(),
             key: crate::tls::PairKey::new(&key),
-            configuration: fingerprint(config, pair),
+            configuration: config::fingerprint(config),
         };
         let (told, tells) = watch::channel(Status::default());
         let what = format!("cannot listen on {} port {} for the peer", pair.own_node().address, pair.port);
@@ -177,9 +178,12 @@ impl Partner {
     }
 }
 
-/// Tells the events file what happens to the link, until that is over.
-pub(super) async fn tell(mut notices: mpsc::Receiver<Notice>, recorder: Recorder) {
+/// Tells the events file what happens to the link, and the election that it ended, until that is over.
+pub(super) async fn tell(mut notices: mpsc::Receiver<Notice>, recorder: Recorder, election: Option<vip::Handle>) {
     while let Some(notice) = notices.recv().await {
+        if let (Notice::Lost(_), Some(election)) = (&notice, &election) {
+            election.link_ended();
+        }
         let (event, cause) = match notice {
             Notice::Connected => ("link_connected", None),
             Notice::Lost(why) => ("link_lost", Some(why)),
@@ -187,13 +191,4 @@ pub(super) async fn tell(mut notices: mpsc::Receiver<Notice>, recorder: Recorder
         };
         recorder.tell(SystemTime::now(), event, cause);
     }
-}
-
-/// What both nodes should agree on: everything but their names.
-fn fingerprint(config: &Config, pair: &config::Pair) -> u32 {
-    let mut text = config::show_effective(config);
-    for node in &pair.nodes {
-        text = text.replace(node.name.as_str(), "");
-    }
-    crc32c::crc32c(text.as_bytes())
 }

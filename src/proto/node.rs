@@ -13,7 +13,7 @@
 //! | became master | advertise, take the addresses, announce them; again after the times of [`REPEAT_AFTER`] |
 //! | a sign of another master | announce again from the beginning |
 //! | an address is gone and it was not us | take it again, announce |
-//! | the peer, being master, is late | ask its kernel; proof that its process is dead means: take over now |
+//! | the peer, being master, is late, or its link ends | ask its kernel; proof that its process is dead means: take over now |
 //!
 //! Make before break: in a planned move both hold the addresses for a moment, and the later announcement counts.
 
@@ -167,6 +167,8 @@ pub struct Node {
     /// When the master was heard last, and when its kernel was asked.
     heard_at: BootTime,
     probe_at: Option<BootTime>,
+    /// When the peer closed the pair link, if it was not heard since.
+    link_ended_at: Option<BootTime>,
     effects: VecDeque<Effect>,
 }
 
@@ -186,6 +188,7 @@ impl Node {
             announce: None,
             heard_at: now,
             probe_at: None,
+            link_ended_at: None,
             effects: VecDeque::new(),
         };
         node.faults.iter().for_each(|fault| node.effects.push_back(Effect::Report(Report::FaultBegan(*fault))));
@@ -251,6 +254,7 @@ impl Node {
         let differences = self.router.handle_advertisement(source, advertisement)?;
         self.heard_at = now;
         self.probe_at = None;
+        self.link_ended_at = None;
         Ok(differences)
     }
 
@@ -298,10 +302,20 @@ impl Node {
         }
     }
 
+    /// The pair link came to its end. That alone proves nothing: a node that waits for a master asks its kernel at once.
+    pub fn handle_link_end(&mut self, now: BootTime) {
+        if self.next_probe().is_some() {
+            self.link_ended_at = Some(now);
+            self.effects.push_back(Effect::Probe);
+            self.probe_at = Some(now + self.router.active_interval().duration() / 2);
+        }
+    }
+
     /// The peer's kernel answered that nobody listens: its process is dead.
     pub fn handle_peer_death(&mut self, now: BootTime) {
-        // A proof that was overtaken by an advertisement proves nothing.
-        if now.since(self.heard_at) >= self.late_after() {
+        // A proof that was overtaken by an advertisement proves nothing; nor does one about a peer that was heard just now
+        // and has not closed its link since.
+        if now.since(self.heard_at) >= self.late_after() || self.link_ended_at.is_some() {
             self.router.handle_peer_death(now);
             self.collect(now);
         }

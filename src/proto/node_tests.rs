@@ -176,6 +176,23 @@ fn a_late_master_is_asked_for_and_a_proof_of_death_ends_the_waiting() {
 }
 
 #[test]
+fn the_end_of_the_link_has_the_master_asked_for_at_once_and_proves_nothing_alone() {
+    let mut node = fresh();
+    node.handle_advertisement(at(10), address(12), &advertisement(200)).unwrap();
+    node.handle_timeout(at(10));
+    node.handle_link_end(at(20));
+    node.handle_timeout(at(20));
+    assert_eq!(effects(&mut node), ["Probe"]);
+    node.handle_advertisement(at(25), address(12), &advertisement(200)).unwrap();
+    node.handle_timeout(at(25));
+    node.handle_peer_death(at(26));
+    assert_eq!(effects(&mut node), Vec::<String>::new(), "it was heard after its link had ended");
+    node.handle_link_end(at(30));
+    node.handle_peer_death(at(31));
+    assert_eq!(effects(&mut node), ["Probe", "advertise 100", "Take", "Master master_died", "Announce"]);
+}
+
+#[test]
 fn a_master_that_is_no_peer_is_not_ended_by_the_peers_death() {
     let mut node = fresh();
     node.handle_advertisement(at(10), address(13), &advertisement(200)).unwrap();

@@ -53,6 +53,7 @@ pub(super) struct Election {
     node: Node,
     probe: Option<Probe>,
     fail_overs: u32,
+    link_ends: u32,
     beats: (u64, BootTime),
     renew_at: BootTime,
     /// Whether the last release left the addresses on `lo` for a moment.
@@ -127,6 +128,7 @@ impl Election {
             node,
             probe: Some(probe),
             fail_overs: 0,
+            link_ends: 0,
             beats: (0, now),
             renew_at: now,
             lingers: false,
@@ -232,6 +234,11 @@ impl Election {
             self.fail_overs = asked;
             // Whoever asked looks at the view first, and hears of what comes by a notice.
             let _ = self.node.fail_over(now);
+        }
+        let ended = shared.link_ends.load(Ordering::Relaxed);
+        if ended != self.link_ends {
+            self.link_ends = ended;
+            self.node.handle_link_end(now);
         }
         if shared.leave.load(Ordering::Relaxed) && !self.node.is_leaving() {
             self.node.leave(now);

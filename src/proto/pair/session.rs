@@ -80,7 +80,7 @@ pub enum SessionError {
 pub enum Effect {
     /// The other node has introduced itself.
     Met(Hello),
-    /// Make ready to take this journal; [`Session::taking_from`] follows at once if it is new here.
+    /// Make ready to take this journal; a mirror that ends before `at` has a hole up to there.
     Begin {
         /// Which.
         journal: JournalId,
