@@ -82,6 +82,10 @@ fn a_standby_delivers_nothing_and_the_active_one_delivers_what_it_gets() {
     client.wait_for_more(100);
     let acknowledged = client.stop();
     assert_arrived(&destination, "direct", acknowledged);
+    let status = nodes[0].status();
+    let named = status["nodes"].as_array().unwrap().iter().map(|node| node["name"].as_str().unwrap());
+    assert_eq!(named.collect::<Vec<_>>(), ["a", "b"], "either node shows both");
+    assert!(status["nodes"][0]["link"]["rtt_ms"].is_number());
     let sent = |node: &Aggregator<'_>| node.status()["nodes"][0]["outputs"]["siem"]["sent"].as_u64().unwrap();
     assert_eq!(sent(&nodes[0]), 0);
     assert!(sent(&nodes[1]) >= acknowledged);

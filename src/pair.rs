@@ -14,7 +14,7 @@ pub mod mirrors;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -51,6 +51,8 @@ pub struct View {
     pub same_configuration: Option<bool>,
     /// How the other node is, while there is a connection.
     pub peer: Option<Status>,
+    /// How long a byte and its acknowledgement take.
+    pub round_trip: Option<Duration>,
     /// What the other node last showed of itself.
     pub shown: Option<String>,
     /// Why there is no connection, or why a journal is not mirrored; what went wrong last.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,6 +22,7 @@ use crate::proto::batch::Batch;
 use crate::proto::pair::message::{Frame, Hello, PROTOCOL};
 use crate::proto::pair::session::{DELIVERED_EVERY, Effect, SILENCE_MAX, Session, SessionError};
 use crate::proto::position::{JournalId, Mark};
+use crate::sys::tcp;
 use crate::tls::Stream;
 
 /// Bytes that are read in one call.
@@ -53,6 +55,10 @@ pub(super) enum Ended {
 
 /// Talks until the connection ends.
 pub(super) async fn run(stream: Stream, shared: Arc<Shared>) -> Ended {
+    let socket = match stream.tcp().as_fd().try_clone_to_owned() {
+        Ok(socket) => socket,
+        Err(error) => return error.into(),
+    };
     let (reader, writer) = tokio::io::split(stream);
     let mut reader = Incoming { half: reader, received: BytesMut::new() };
     let mut first = None;
@@ -77,6 +83,7 @@ pub(super) async fn run(stream: Stream, shared: Arc<Shared>) -> Ended {
         shipping: Vec::new(),
         taking: Vec::new(),
         has_met: false,
+        socket,
         number,
         shared: shared.clone(),
     };
@@ -146,6 +153,8 @@ struct Conversation {
     shipping: Vec<Shipping>,
     taking: Vec<Taking>,
     has_met: bool,
+    /// Below what is read and written, to ask how far away the other node is.
+    socket: OwnedFd,
     number: u64,
     shared: Arc<Shared>,
 }
@@ -231,6 +240,7 @@ impl Conversation {
                 let is_news = view.peer.as_ref() != Some(&status);
                 view.shown = status.shown.clone().or(view.shown.take());
                 view.peer = Some(status);
+                view.round_trip = tcp::delivery(&self.socket).ok().map(|delivery| delivery.round_trip);
                 is_news
             })),
             Effect::RolledBack { journal, mirror, writer } => {

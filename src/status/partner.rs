@@ -30,6 +30,8 @@ pub struct LinkStatus {
     pub lag_bytes: u64,
     /// Messages of them.
     pub lag_messages: u64,
+    /// Milliseconds from sending a byte to its acknowledgement; `null` without a connection.
+    pub rtt_ms: Option<f64>,
     /// The peer's program version, as it last said.
     pub peer_version: Option<String>,
     /// Whether both nodes have the same configuration, as the peer last said.
@@ -50,6 +52,7 @@ impl Partnered {
             in_sync: connected && promise.is_whole(),
             lag_bytes: progress.durable.position.bytes_since(promise.replicated().position),
             lag_messages: progress.durable.messages_since(promise.replicated()),
+            rtt_ms: view.round_trip.filter(|_| connected).map(|time| time.as_secs_f64() * 1e3),
             peer_version: view.program.clone(),
             same_configuration: view.same_configuration,
             last_error: view.error.clone(),

@@ -70,6 +70,8 @@ pub struct Delivery {
     /// For how long nothing at all was heard while bytes are being sent again and again; `None` while all is well, and
     /// while a peer that is alive has no room.
     pub silence: Option<Duration>,
+    /// The smoothed time from sending a byte to its acknowledgement.
+    pub round_trip: Duration,
 }
 
 /// Asks the kernel how far a connection's bytes have come. Linux 4.1.
@@ -80,6 +82,7 @@ pub fn delivery(stream: &impl AsRawFd) -> io::Result<Delivery> {
     // struct tcp_info, of which `libc` knows only the begin: 8 bytes of small fields, 24 u32, then u64.
     const RETRANSMITS_AT: usize = 2;
     const LAST_ACK_RECEIVED_AT: usize = 8 + 12 * 4;
+    const ROUND_TRIP_AT: usize = 8 + 15 * 4;
     const BYTES_ACKED_AT: usize = 8 + 24 * 4 + 2 * 8;
     let mut info = [0u8; BYTES_ACKED_AT + 8];
     let mut length = size_of_val(&info) as libc::socklen_t;
@@ -98,9 +101,11 @@ pub fn delivery(stream: &impl AsRawFd) -> io::Result<Delivery> {
         return Err(Errno::ENOTSUP.into());
     }
     let acknowledged = u64::from_ne_bytes(info[BYTES_ACKED_AT..].try_into().expect("eight bytes"));
-    let silence = u32::from_ne_bytes(info[LAST_ACK_RECEIVED_AT..][..4].try_into().expect("four bytes"));
+    let u32_at = |at: usize| u32::from_ne_bytes(info[at..][..4].try_into().expect("four bytes"));
+    let silence = Duration::from_millis(u32_at(LAST_ACK_RECEIVED_AT).into());
     let repeating = info[RETRANSMITS_AT] > 0;
-    Ok(Delivery { acknowledged, silence: repeating.then_some(Duration::from_millis(silence.into())) })
+    let round_trip = Duration::from_micros(u32_at(ROUND_TRIP_AT).into());
+    Ok(Delivery { acknowledged, silence: repeating.then_some(silence), round_trip })
 }
 
 /// Bytes that a connection's kernel has taken, in the terms of [`Delivery::acknowledged`]: once that is reached, all of
