@@ -46,8 +46,8 @@ const EXIT_CODES: &str = "Exit status:
   7   messages are lost or damaged (journal verify, journal cat)
   78  the configuration is wrong";
 
-const ABOUT: &str = "Takes syslog in, keeps it in a journal on disk, and forwards it. Nothing that was taken in is lost: \
-a message leaves the journal when every output has delivered it.";
+const ABOUT: &str = "Takes in syslog and fluent-forward, keeps it in a journal on disk, of a pair on both, and forwards it. \
+Nothing that was taken in is lost: a message leaves the journal when every output has delivered it.";
 
 const EXAMPLES: &str = "Examples:
   twinlog run                        try it: syslog on 127.0.0.1:5514, messages to stdout

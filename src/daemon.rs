@@ -174,9 +174,10 @@ struct Daemon<'a> {
     hooks: Option<HooksAtWork>,
     /// Whether this node stays out of the election and of the deliveries although it is well.
     aside: watch::Sender<bool>,
-    /// A drain, from its begin to the `undrain` after it; and how one ended that was called off.
+    /// A drain, from its begin to the `undrain` after it.
     draining: Option<Draining>,
-    last_drain: Option<crate::proto::drain::Drain>,
+    /// Why the last one was called off, if it was.
+    called_off: Option<&'static str>,
     /// The events file, and what writes it.
     events: Option<(Recorder, JoinHandle<()>)>,
     systemd: Arc<Systemd>,
@@ -289,7 +290,7 @@ impl<'a> Daemon<'a> {
             partner,
             aside,
             draining: None,
-            last_drain: None,
+            called_off: None,
             hooks: Some(HooksAtWork { hooks, runner, watch }),
             events: Some((recorder, writer)),
             stage,
@@ -353,14 +354,13 @@ impl<'a> Daemon<'a> {
     /// The journals that this node should deliver, and whether each is its own.
     fn wanted(&self) -> Vec<(Arc<Journal>, bool)> {
         let own = &self.observed.journal;
-        let has_peer = self.partner.as_ref().is_some_and(Partner::is_connected);
-        match (*self.aside.borrow(), &self.partner) {
-            (true, _) if has_peer => return Vec::new(),
+        match &self.partner {
+            None => vec![(own.clone(), true)],
+            Some(partner) if !*self.aside.borrow() => partner.wanted(own),
+            Some(partner) if partner.is_connected() => Vec::new(),
             // Set aside without anybody to take over: what it has, it delivers.
-            (true, Some(partner)) => return partner.everything(own),
-            _ => {}
+            Some(partner) => partner.everything(own),
         }
-        self.partner.as_ref().map_or_else(|| vec![(own.clone(), true)], |partner| partner.wanted(own))
     }
 
     fn start_deliveries(&mut self, wanted: &[(Arc<Journal>, bool)]) {

@@ -5,7 +5,7 @@
 //! with the same id in the next round, and must be acknowledged then. How many stand there twice is printed: the window
 //! of repeats is rebuilt from the journal, so there are few.
 //!
-//! `SEED` repeats a run, `TWINLOG_ROUNDS` asks for more than the three rounds of the normal test run.
+//! How often, and from which seed: see `common::kills`.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -13,12 +13,11 @@
 mod common;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use common::forward::{Client, entries, forward_mode, gzip, journaled, message_mode, packed};
+use common::kills::kill_at_random;
 use common::{Lab, free_port, v4};
 
-const CLIENTS: usize = 6;
 /// Chunks that a client sends ahead of their acknowledgements.
 const AHEAD: usize = 32;
 
@@ -77,59 +76,11 @@ fn send_until_the_end(client: usize, mut acknowledged: usize, port: u16) -> usiz
     }
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
-}
-
 #[test]
 fn no_acknowledged_chunk_is_missing_after_a_kill() {
-    let seed = number_from("SEED").unwrap_or_else(|| fastrand::u64(..));
-    let rounds = number_from("TWINLOG_ROUNDS").unwrap_or(3);
-    println!("SEED={seed} TWINLOG_ROUNDS={rounds}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let (lab, port) = (Lab::new(), free_port());
-    // Nobody listens there: nothing is delivered, so nothing is trimmed.
-    let config = format!(
-        r#"
-[journal]
-segment_size = "16MiB"
-
-[[input.forward]]
-name = "apps"
-listen = ":{port}"
-
-[[output.syslog]]
-to = "tcp://127.0.0.1:{}"
-"#,
-        free_port()
-    );
-    let mut acknowledged = vec![0; CLIENTS];
-    let mut judged = acknowledged.clone();
-    let (mut repeated, mut total) = (0, 0);
-    for round in 0..rounds {
-        let daemon = lab.start(&config);
-        let threads: Vec<_> = acknowledged
-            .iter()
-            .enumerate()
-            .map(|(client, from)| {
-                let from = *from;
-                std::thread::spawn(move || send_until_the_end(client, from, port))
-            })
-            .collect();
-        // The moment is what is random.
-        std::thread::sleep(Duration::from_millis(random.u64(50..700)));
-        daemon.kill();
-        for (client, thread) in threads.into_iter().enumerate() {
-            acknowledged[client] = thread.join().unwrap();
-        }
-        // All of them once more at the end.
-        let from = if round + 1 == rounds { vec![0; CLIENTS] } else { judged };
-        (total, repeated) = judge(&lab, &from, &acknowledged, round);
-        judged = acknowledged.clone();
-    }
-    let sum: usize = acknowledged.iter().sum();
-    println!("kills: {rounds}; acknowledged: {sum} chunks, lost: 0; journaled: {total}, twice: {repeated}");
-    assert!(sum > 0, "something must have been acknowledged");
+    let port = free_port();
+    let input = format!("[[input.forward]]\nname = \"apps\"\nlisten = \":{port}\"");
+    kill_at_random(&input, move |client, from| send_until_the_end(client, from, port), judge);
 }
 
 /// Fails if one of each client's acknowledged chunks `from` on is missing or another than was sent; returns how many there are, and how many again.

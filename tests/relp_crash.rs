@@ -4,7 +4,7 @@
 //! that was ever answered must be in the journal, byte for byte; what was not answered is sent again in the next round, as
 //! librelp does. How many stand there twice is printed: nothing in a message tells a repeat.
 //!
-//! `SEED` repeats a run, `TWINLOG_ROUNDS` asks for more than the three rounds of the normal test run.
+//! How often, and from which seed: see `common::kills`.
 
 // Helpers of tests are tests.
 #![allow(clippy::unwrap_used)]
@@ -12,12 +12,11 @@
 mod common;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
+use common::kills::kill_at_random;
 use common::relp::Client;
 use common::{Lab, free_port, journal, v4};
 
-const CLIENTS: usize = 6;
 /// Messages that librelp sends ahead of their answers.
 const WINDOW: usize = 128;
 
@@ -45,59 +44,11 @@ fn send_until_the_end(client: usize, mut answered: usize, port: u16) -> usize {
     }
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
-}
-
 #[test]
 fn no_answered_message_is_missing_after_a_kill() {
-    let seed = number_from("SEED").unwrap_or_else(|| fastrand::u64(..));
-    let rounds = number_from("TWINLOG_ROUNDS").unwrap_or(3);
-    println!("SEED={seed} TWINLOG_ROUNDS={rounds}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let (lab, port) = (Lab::new(), free_port());
-    // Nobody listens there: nothing is delivered, so nothing is trimmed.
-    let config = format!(
-        r#"
-[journal]
-segment_size = "16MiB"
-
-[[input.relp]]
-name = "relp"
-listen = ":{port}"
-
-[[output.syslog]]
-to = "tcp://127.0.0.1:{}"
-"#,
-        free_port()
-    );
-    let mut answered = vec![0; CLIENTS];
-    let mut judged = answered.clone();
-    let (mut repeated, mut total) = (0, 0);
-    for round in 0..rounds {
-        let daemon = lab.start(&config);
-        let threads: Vec<_> = answered
-            .iter()
-            .enumerate()
-            .map(|(client, from)| {
-                let from = *from;
-                std::thread::spawn(move || send_until_the_end(client, from, port))
-            })
-            .collect();
-        // The moment is what is random.
-        std::thread::sleep(Duration::from_millis(random.u64(50..700)));
-        daemon.kill();
-        for (client, thread) in threads.into_iter().enumerate() {
-            answered[client] = thread.join().unwrap();
-        }
-        // All of them once more at the end.
-        let from = if round + 1 == rounds { vec![0; CLIENTS] } else { judged };
-        (total, repeated) = judge(&lab, &from, &answered, round);
-        judged = answered.clone();
-    }
-    let sum: usize = answered.iter().sum();
-    println!("kills: {rounds}; answered: {sum} messages, lost: 0; journaled: {total}, again: {repeated}");
-    assert!(sum > 0, "something must have been answered");
+    let port = free_port();
+    let input = format!("[[input.relp]]\nname = \"relp\"\nlisten = \":{port}\"");
+    kill_at_random(&input, move |client, from| send_until_the_end(client, from, port), judge);
 }
 
 /// Fails if one of each client's answered messages `from` on is missing; returns how many stand in the journal, and how

@@ -220,6 +220,10 @@ impl Storage for OneFile {
         Err(ErrorKind::Unsupported.into())
     }
 
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        Err(ErrorKind::Unsupported.into())
+    }
+
     fn sync_directory(&self) -> io::Result<()> {
         Err(ErrorKind::Unsupported.into())
     }

@@ -30,7 +30,7 @@ pub struct Drain {
     /// When it is over
     #[arg(long, value_enum, default_value = "empty")]
     until: Until,
-    /// Stop waiting after this time, such as 90s or 10min; the drain goes on until then [default: 10min]
+    /// How long it may take, such as 90s or 5min; what is on this node only then stays here [default: 10min]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline: Option<Duration>,
     /// Begin it and return

@@ -57,6 +57,7 @@ impl Daemon<'_> {
         let now = Instant::now();
         let deadline = now + wish.deadline.unwrap_or(DEADLINE);
         let machine = Drain::new(now, &view, wish.until.unwrap_or(Until::Empty), deadline, wish.force);
+        self.called_off = None;
         tracing::info!(until = ?wish.until, force = wish.force, "drain begins");
         self.record("drain_began", if wish.force { "asked for, forced" } else { "asked for" });
         let started = (SystemTime::now(), now);
@@ -77,7 +78,7 @@ impl Daemon<'_> {
                 Order::HandOver => self.observed.elected.iter().for_each(|elected| elected.handle.fail_over()),
                 Order::StepAside => {
                     self.aside.send_replace(true);
-                    if view.peer_is_there {
+                    if self.partner.as_ref().is_some_and(super::Partner::is_connected) {
                         self.end_deliveries(&[]).await;
                     }
                 }
@@ -88,7 +89,8 @@ impl Daemon<'_> {
                     self.record("drain_called_off", why);
                     self.aside.send_replace(false);
                     self.stage.send_replace(Stage::Serving);
-                    self.last_drain = self.draining.take().map(|draining| draining.machine);
+                    self.draining = None;
+                    self.called_off = failure;
                     return;
                 }
                 Order::Finish => self.finish_drain().await,
@@ -146,19 +148,18 @@ impl Daemon<'_> {
 
     /// How the drain stands, or how the last one was called off.
     pub(super) fn drain_report(&self) -> DrainReport {
-        match (&self.draining, &self.last_drain) {
-            (Some(draining), _) => DrainReport {
-                stage: Some(draining.machine.stage()),
-                is_over: draining.machine.is_over() && draining.receipt.is_some(),
-                failure: None,
-                seconds: draining.started.1.elapsed().as_secs_f64(),
-                left: self.look().appended.messages_since(self.look().delivered),
-                receipt: draining.receipt.clone(),
-            },
-            (None, Some(last)) => {
-                DrainReport { is_over: true, failure: last.failure().map(str::to_owned), ..DrainReport::default() }
-            }
-            (None, None) => DrainReport { is_over: true, ..DrainReport::default() },
+        let Some(draining) = &self.draining else {
+            let failure = self.called_off.map(str::to_owned);
+            return DrainReport { is_over: true, failure, ..DrainReport::default() };
+        };
+        let view = self.look();
+        DrainReport {
+            stage: Some(draining.machine.stage()),
+            is_over: !draining.is_under_way() && draining.receipt.is_some(),
+            failure: None,
+            seconds: draining.started.1.elapsed().as_secs_f64(),
+            left: view.appended.messages_since(view.delivered),
+            receipt: draining.receipt.clone(),
         }
     }
 
@@ -187,7 +188,6 @@ impl Daemon<'_> {
             holds_addresses: self.observed.elected.as_ref().is_some_and(|elected| elected.handle.view().vip_held),
             is_delivering: self.outputs.values().any(crate::output::Output::is_delivering),
             peer_is_active: partner.is_some_and(super::Partner::peer_is_active),
-            peer_is_there: partner.is_some_and(super::Partner::is_connected),
             inputs_have_ended: self.inputs.have_ended(),
             appended: progress.appended,
             replicated: self.observed.journal.promise().replicated(),

@@ -1,5 +1,6 @@
 //! Accepting connections, the same for syslog, forward and RELP: who is let in, the handshake of TLS, the way to the end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,15 +15,29 @@ use super::{Control, allowed, poisoned, quiescing};
 use crate::config::TlsServer;
 use crate::journal::State;
 use crate::metrics::InputMetrics;
+use crate::proto::envelope::Transport;
 use crate::sys;
 use crate::tls::{self, Stream};
 
 /// Pause after `accept` failed for want of file descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until the stage says otherwise, then waits for the connections to end; or until the journal is poisoned, then
-/// closes them. `welcome` spawns what a connection needs.
-pub(super) async fn accept<S>(
+/// Takes over a listening, non-blocking socket: the task that accepts until the stage says otherwise, then waits for the
+/// connections to end; or until the journal is poisoned, then closes them. `welcome` spawns what a connection needs. Must
+/// be called on the runtime.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn accept<S>(
+    listener: std::net::TcpListener,
+    control: watch::Receiver<Control<S>>,
+    journal_state: watch::Receiver<State>,
+    welcome: impl FnMut(&mut JoinSet<()>, TcpStream, SocketAddr),
+) -> io::Result<impl Future<Output = ()>> {
+    Ok(run(TcpListener::from_std(listener)?, control, journal_state, welcome))
+}
+
+async fn run<S>(
     listener: TcpListener,
     mut control: watch::Receiver<Control<S>>,
     mut journal_state: watch::Receiver<State>,
@@ -123,6 +138,27 @@ pub(super) fn follow(current: &mut Option<tls::Server>, settings: Option<&TlsSer
         *current = Some(tls::Server::new(settings));
     }
     current.clone()
+}
+
+/// Has a connection that answers find out when its sender's host is gone; an answer is small and wanted now.
+pub(super) fn make_answering(stream: &TcpStream, source: SocketAddr) {
+    if let Err(error) = sys::tcp::keep_alive(stream).and_then(|()| stream.set_nodelay(true)) {
+        tracing::debug!(%source, %error, "keepalive");
+    }
+}
+
+/// What messages come in: the stream, or what is inside it if it begins with a TLS handshake; `None` if that fails.
+pub(super) async fn inside<S>(
+    server: Option<tls::Server>,
+    stream: TcpStream,
+    source: SocketAddr,
+    control: watch::Receiver<Control<S>>,
+    grace: Duration,
+) -> Option<(Stream, Transport)> {
+    let Some(server) = server else { return Some((Stream::Plain(stream), Transport::Tcp)) };
+    // Boxed: a handshake is larger than the connection that it becomes.
+    let stream = Box::pin(shake_hands(server, stream, source, control, grace)).await?;
+    Some((stream, Transport::Tls))
 }
 
 /// The stream inside TLS. A failure is counted and is the sender's business, or that of whoever gave us our files.

@@ -412,8 +412,8 @@ impl Inputs {
             Sockets::Tcp(listener) => {
                 tracing::info!(input, %address, %protocol, "listening for syslog over TCP");
                 let is_tls = protocol == Protocol::Tls;
-                let acceptor = tcp::Acceptor::new(listener, is_tls, control.subscribe(), self.context.clone())?;
-                tasks.push(self.context.supervisor.spawn(task_name, acceptor.run()));
+                let task = tcp::serve(listener, is_tls, control.subscribe(), self.context.clone())?;
+                tasks.push(self.context.supervisor.spawn(task_name, task));
             }
         }
         Ok(tasks)
@@ -439,8 +439,8 @@ impl Inputs {
             }
             Sockets::Tcp(listener) => {
                 tracing::info!(input, %address, "listening for forward over TCP");
-                let acceptor = forward::Acceptor::new(listener, control.subscribe(), self.context.clone())?;
-                tasks.push(self.context.supervisor.spawn(task_name, acceptor.run()));
+                let task = forward::serve(listener, control.subscribe(), self.context.clone())?;
+                tasks.push(self.context.supervisor.spawn(task_name, task));
             }
         }
         Ok(tasks)
@@ -458,8 +458,8 @@ impl Inputs {
         let input = control.borrow().settings.name.clone();
         tracing::info!(input, %address, %protocol, "listening for RELP over TCP");
         let is_tls = protocol == Protocol::Tls;
-        let acceptor = relp::Acceptor::new(listener, is_tls, control.subscribe(), self.context.clone())?;
-        Ok(vec![self.context.supervisor.spawn(task_name, acceptor.run())])
+        let task = relp::serve(listener, is_tls, control.subscribe(), self.context.clone())?;
+        Ok(vec![self.context.supervisor.spawn(task_name, task)])
     }
 
     /// Takes nothing new and finishes what is on its way. What comes from now on waits for the next run, if the sockets are

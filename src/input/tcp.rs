@@ -41,38 +41,22 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A listening socket and the connections it made.
-pub struct Acceptor {
-    listener: tokio::net::TcpListener,
-    reception: Reception,
-}
-
-impl Acceptor {
-    /// Takes over a listening, non-blocking socket, whose connections begin with a TLS handshake if `is_tls`. Must be
-    /// called on the runtime.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn new(
-        listener: TcpListener,
-        is_tls: bool,
-        control: watch::Receiver<Control<SyslogInput>>,
-        context: Context,
-    ) -> io::Result<Acceptor> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, reception: Reception { is_tls, tls: None, control, context } })
-    }
-
-    /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
-    /// then closes them.
-    pub async fn run(self) {
-        let Acceptor { listener, mut reception } = self;
-        let (control, journal_state) = (reception.control.clone(), reception.context.journal_state.clone());
-        accept(listener, control, journal_state, |connections, stream, source| {
-            reception.welcome(connections, stream, source);
-        })
-        .await;
-    }
+/// The task of a listening, non-blocking socket, whose connections begin with a TLS handshake if `is_tls`. Must be called
+/// on the runtime.
+///
+/// # Errors
+/// What the system says.
+pub fn serve(
+    listener: TcpListener,
+    is_tls: bool,
+    control: watch::Receiver<Control<SyslogInput>>,
+    context: Context,
+) -> io::Result<impl Future<Output = ()>> {
+    let journal_state = context.journal_state.clone();
+    let mut reception = Reception { is_tls, tls: None, control: control.clone(), context };
+    accept(listener, control, journal_state, move |connections, stream, source| {
+        reception.welcome(connections, stream, source);
+    })
 }
 
 struct Reception {

@@ -45,10 +45,8 @@ pub trait Storage: Send + Sync {
     /// Removes the file; readers that are in it finish.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Gives the file another name; readers that are in it finish, and see what is written to it from now on. Of a crash
-    /// either name is left. Who cannot do this says [`io::ErrorKind::Unsupported`].
-    fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    /// either name is left.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Makes creations, removals and new names safe against loss of power.
     fn sync_directory(&self) -> io::Result<()>;
 }

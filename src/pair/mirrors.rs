@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -199,26 +198,6 @@ fn journal_of(directory: &str) -> Option<JournalId> {
     let (node, incarnation) = directory.split_once('@')?;
     let incarnation = Incarnation(u64::from_str_radix(incarnation, 16).ok()?);
     Some(JournalId { node: node.parse().ok()?, incarnation })
-}
-
-/// Whether a data directory's mirrors hold anything that is not delivered: what a purge must not throw away.
-///
-/// # Errors
-/// What the system says.
-pub fn directories(data_dir: &Path) -> io::Result<Vec<(JournalId, PathBuf)>> {
-    let entries = match fs::read_dir(data_dir.join(DIRECTORY)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if let Some(journal) = entry.file_name().to_str().and_then(journal_of) {
-            found.push((journal, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 #[cfg(test)]

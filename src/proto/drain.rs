@@ -70,8 +70,6 @@ pub struct View {
     pub is_delivering: bool,
     /// Whether the other node is there and holds the addresses.
     pub peer_is_active: bool,
-    /// Whether the nodes talk.
-    pub peer_is_there: bool,
     /// Whether the inputs have ended.
     pub inputs_have_ended: bool,
     /// How far the own journal is.
@@ -282,7 +280,7 @@ mod tests {
     }
 
     fn active() -> View {
-        View { holds_addresses: true, is_delivering: true, peer_is_there: true, appended: mark(9), ..View::default() }
+        View { holds_addresses: true, is_delivering: true, appended: mark(9), ..View::default() }
     }
 
     fn begin(view: &View, until: Until, forced: bool) -> (Drain, Instant) {

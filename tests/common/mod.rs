@@ -11,6 +11,7 @@ pub mod authority;
 pub mod forward;
 pub mod forward_server;
 pub mod journal;
+pub mod kills;
 pub mod lab;
 pub mod ports;
 pub mod relp;

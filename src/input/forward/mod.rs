@@ -27,13 +27,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::accept::{Door, accept, follow, shake_hands};
+use super::accept::{Door, accept, follow, inside, make_answering};
 use super::{Context, Control};
 use crate::config::{ForwardInput, SecretError, read_key, read_users};
-use crate::proto::envelope::Transport;
 use crate::proto::forward::handshake::Security;
-use crate::sys;
-use crate::tls::{self, Stream};
+use crate::tls;
 use budget::{BUDGET_BYTES, Budget, Share};
 use connection::Parts;
 pub use heartbeat::Heartbeat;
@@ -71,37 +69,21 @@ impl Settings {
     }
 }
 
-/// A listening socket and the connections it made.
-pub struct Acceptor {
-    listener: tokio::net::TcpListener,
-    reception: Reception,
-}
-
-impl Acceptor {
-    /// Takes over a listening, non-blocking socket. Must be called on the runtime.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn new(
-        listener: TcpListener,
-        control: watch::Receiver<Control<Settings>>,
-        context: Context,
-    ) -> io::Result<Acceptor> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let budget = Arc::new(Budget::new(BUDGET_BYTES));
-        Ok(Acceptor { listener, reception: Reception { control, context, budget, tls: None } })
-    }
-
-    /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
-    /// then closes them.
-    pub async fn run(self) {
-        let Acceptor { listener, mut reception } = self;
-        let (control, journal_state) = (reception.control.clone(), reception.context.journal_state.clone());
-        accept(listener, control, journal_state, |connections, stream, source| {
-            reception.welcome(connections, stream, source);
-        })
-        .await;
-    }
+/// The task of a listening, non-blocking socket. Must be called on the runtime.
+///
+/// # Errors
+/// What the system says.
+pub fn serve(
+    listener: TcpListener,
+    control: watch::Receiver<Control<Settings>>,
+    context: Context,
+) -> io::Result<impl Future<Output = ()>> {
+    let journal_state = context.journal_state.clone();
+    let budget = Arc::new(Budget::new(BUDGET_BYTES));
+    let mut reception = Reception { control: control.clone(), context, budget, tls: None };
+    accept(listener, control, journal_state, move |connections, stream, source| {
+        reception.welcome(connections, stream, source);
+    })
 }
 
 struct Reception {
@@ -119,25 +101,15 @@ impl Reception {
         let ForwardInput { name, allow, max_connections, .. } = &settings.config;
         let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
         let Some(counted) = door.admit(source, connections.len()) else { return };
-        // An answer is small and wanted now.
-        if let Err(error) = sys::tcp::keep_alive(&stream).and_then(|()| stream.set_nodelay(true)) {
-            tracing::debug!(%source, %error, "keepalive");
-        }
-        let tls = follow(&mut self.tls, settings.config.tls.as_ref());
+        make_answering(&stream, source);
+        let server = follow(&mut self.tls, settings.config.tls.as_ref());
         let Context { appender, grace, repeats, .. } = self.context.clone();
         let share = Share::new(self.budget.clone());
         let control = self.control.clone();
         connections.spawn(async move {
             let _counted = counted;
-            let (stream, transport) = match tls {
-                None => (Stream::Plain(stream), Transport::Tcp),
-                Some(server) => {
-                    // Boxed: a handshake is larger than the connection that it becomes.
-                    let shaken = Box::pin(shake_hands(server, stream, source, control.clone(), grace)).await;
-                    let Some(stream) = shaken else { return };
-                    (stream, Transport::Tls)
-                }
-            };
+            let inside = inside(server, stream, source, control.clone(), grace).await;
+            let Some((stream, transport)) = inside else { return };
             let parts = Parts { stream, source, transport, settings, metrics, appender, repeats, share };
             connection::run(parts, control, grace).await;
         });

@@ -21,46 +21,28 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::accept::{Door, accept, follow, shake_hands};
+use super::accept::{Door, accept, follow, inside, make_answering};
 use super::{Context, Control};
 use crate::config::RelpInput;
-use crate::proto::envelope::Transport;
-use crate::sys;
-use crate::tls::{self, Stream};
+use crate::tls;
 use connection::Parts;
 
-/// A listening socket and the connections it made.
-pub struct Acceptor {
-    listener: tokio::net::TcpListener,
-    reception: Reception,
-}
-
-impl Acceptor {
-    /// Takes over a listening, non-blocking socket, whose connections begin with a TLS handshake if `is_tls`. Must be
-    /// called on the runtime.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn new(
-        listener: TcpListener,
-        is_tls: bool,
-        control: watch::Receiver<Control<RelpInput>>,
-        context: Context,
-    ) -> io::Result<Acceptor> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        Ok(Acceptor { listener, reception: Reception { is_tls, tls: None, control, context } })
-    }
-
-    /// Accepts until the stage says otherwise, then waits for its connections to end; or until the journal is poisoned,
-    /// then closes them.
-    pub async fn run(self) {
-        let Acceptor { listener, mut reception } = self;
-        let (control, journal_state) = (reception.control.clone(), reception.context.journal_state.clone());
-        accept(listener, control, journal_state, |connections, stream, source| {
-            reception.welcome(connections, stream, source);
-        })
-        .await;
-    }
+/// The task of a listening, non-blocking socket, whose connections begin with a TLS handshake if `is_tls`. Must be called
+/// on the runtime.
+///
+/// # Errors
+/// What the system says.
+pub fn serve(
+    listener: TcpListener,
+    is_tls: bool,
+    control: watch::Receiver<Control<RelpInput>>,
+    context: Context,
+) -> io::Result<impl Future<Output = ()>> {
+    let journal_state = context.journal_state.clone();
+    let mut reception = Reception { is_tls, tls: None, control: control.clone(), context };
+    accept(listener, control, journal_state, move |connections, stream, source| {
+        reception.welcome(connections, stream, source);
+    })
 }
 
 struct Reception {
@@ -77,10 +59,7 @@ impl Reception {
         let RelpInput { name, allow, max_connections, .. } = &*settings;
         let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
         let Some(counted) = door.admit(source, connections.len()) else { return };
-        // An answer is small and wanted now.
-        if let Err(error) = sys::tcp::keep_alive(&stream).and_then(|()| stream.set_nodelay(true)) {
-            tracing::debug!(%source, %error, "keepalive");
-        }
+        make_answering(&stream, source);
         let server = follow(&mut self.tls, settings.tls.as_ref()).filter(|_| self.is_tls);
         if self.is_tls && server.is_none() {
             return;
@@ -89,15 +68,8 @@ impl Reception {
         let control = self.control.clone();
         connections.spawn(async move {
             let _counted = counted;
-            let (stream, transport) = match server {
-                None => (Stream::Plain(stream), Transport::Tcp),
-                Some(server) => {
-                    // Boxed: a handshake is larger than the connection that it becomes.
-                    let shaken = Box::pin(shake_hands(server, stream, source, control.clone(), grace)).await;
-                    let Some(stream) = shaken else { return };
-                    (stream, Transport::Tls)
-                }
-            };
+            let inside = inside(server, stream, source, control.clone(), grace).await;
+            let Some((stream, transport)) = inside else { return };
             connection::run(Parts { stream, source, transport, settings, metrics, appender }, control, grace).await;
         });
     }

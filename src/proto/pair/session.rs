@@ -292,12 +292,6 @@ impl Session {
         self.out.pop_front()
     }
 
-    /// Whether nothing waits to be sent.
-    #[must_use]
-    pub fn is_sent(&self) -> bool {
-        self.out.is_empty()
-    }
-
     /// The next thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
