@@ -71,6 +71,7 @@ fn tshark_finds_nothing_wrong_with_what_we_send() {
     let capture = Capture::start(&client);
     {
         let (one, other) = elected(&a, &b);
+        other.await_sync();
         assert_eq!(other.ask(&["failover"]).0, Some(0));
         wait_until("a has taken over", || one.holds() && other.is_bare());
         // Its guardian says the last word.

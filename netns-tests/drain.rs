@@ -2,8 +2,10 @@
 
 use super::aggregators::{Aggregator, Client, Datagrams, Destination, assert_arrived, pair};
 use super::lab::{KEY, Switch, VIP_V4, wait_until};
+use super::lines::Lines;
 
 const PER_SECOND: u32 = 2_000;
+const CONNECTIONS: usize = 20;
 
 #[test]
 fn nodes_are_drained_in_turn_and_nothing_is_lost_or_doubled() {
@@ -13,6 +15,7 @@ fn nodes_are_drained_in_turn_and_nothing_is_lost_or_doubled() {
     let nodes = pair([&a, &b], "");
     let client = Client::start(&d, VIP_V4.into(), "one");
     let datagrams = Datagrams::start(&d, PER_SECOND);
+    let lines = Lines::start(&d, CONNECTIONS, PER_SECOND);
     for round in 0..4 {
         client.wait_for_more(30);
         let (from, to) = (&nodes[(round + 1) % 2], &nodes[round % 2]);
@@ -25,6 +28,8 @@ fn nodes_are_drained_in_turn_and_nothing_is_lost_or_doubled() {
         let messages = &receipt["messages"];
         let count = |key: &str| messages[key].as_u64().unwrap();
         assert_eq!(count("received"), count("delivered") + count("handed_over"));
+        assert_eq!(receipt["connections"]["moved"], CONNECTIONS);
+        assert_eq!(receipt["connections"]["cut"], 0);
         assert_eq!(from.status()["nodes"][0]["stage"], "drained");
         assert!(to.is_active());
         assert_eq!(from.ask(&["undrain"]).0, Some(0));
@@ -32,9 +37,12 @@ fn nodes_are_drained_in_turn_and_nothing_is_lost_or_doubled() {
         assert_eq!(from.ask(&["await", "synced", "--timeout", "10s"]).0, Some(0));
     }
     client.wait_for_more(30);
-    let (acknowledged, sent) = (client.stop(), datagrams.stop());
+    let (acknowledged, sent, lines) = (client.stop(), datagrams.stop(), lines.stop());
+    assert_eq!(lines.broken, [""; 0], "no client sees a reset or an end");
     assert_eq!(assert_arrived(&destination, "one", acknowledged), 0, "acknowledged events come once");
     assert_eq!(assert_arrived(&destination, "udp", sent), 0, "datagrams come once");
+    assert_eq!(assert_arrived(&destination, "tcp", lines.lines), 0, "lines come once");
+    println!("{} lines sent", lines.lines);
     println!("{acknowledged} events acknowledged, {sent} datagrams sent");
     let receipts = nodes[0].ask(&["receipts", "ls"]).1;
     assert_eq!(receipts.lines().count(), 2, "{receipts}");

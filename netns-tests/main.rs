@@ -26,6 +26,7 @@ mod dissection;
 mod drain;
 mod handover;
 mod lab;
+mod lines;
 mod live;
 mod mirror;
 mod oddities;

@@ -51,6 +51,7 @@ fn a_unicast_pair_advertises_to_nobody_else() {
     let heard = |node: &Twin<'_>| node.status()["vrrp"]["adverts_received"].as_u64().unwrap();
     wait_until("a hears b", || heard(&one) > 5);
     assert_eq!(socket.receive(&mut vec![0; PACKET_BYTES]).unwrap(), None);
+    other.await_sync();
     assert_eq!(other.ask(&["failover"]).0, Some(0));
     wait_until("a has taken over", || one.holds() && other.is_bare());
     wait_until("b hears a", || heard(&other) > 5);
@@ -72,6 +73,7 @@ fn an_interface_that_vanished_and_came_back_is_used_again() {
     wait_until("b takes part again", || other.status()["vrrp"]["state"] == "Backup");
     assert!(one.holds() && other.is_bare());
     wait_until("they know each other", || one.knows_its_peer() && other.knows_its_peer());
+    one.await_sync();
     assert_eq!(one.ask(&["failover"]).0, Some(0));
     wait_until("b has taken over", || other.holds() && one.is_bare());
     assert_eq!(b.netlink().arp(b.eth0().index).unwrap().unwrap().ignore, 1, "also on the new one");
@@ -85,6 +87,7 @@ fn both_families_move_as_one() {
     let counters = [&a, &b].map(Counter::start);
     let traffic = Generator::start(&client, VIP_V6.into(), 10_000);
     traffic.wait_for(2_000);
+    other.await_sync();
     assert_eq!(other.ask(&["failover"]).0, Some(0));
     wait_until("a has both", || one.holds() && other.is_bare());
     let settled = traffic.sent() + 2_000;

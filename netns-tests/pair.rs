@@ -67,6 +67,7 @@ fn hooks_hear_who_is_active_with_keepalived_s_words() {
     wait_until("a is master", || one.holds());
     other.start();
     wait_until("they know each other", || one.ask(&["status", "--json"]).1.contains("\"peer_answers\": true"));
+    one.await_sync();
     assert_eq!(one.ask(&["failover"]).0, Some(0));
     one.program().signal(Signal::SIGTERM);
     wait_until("it ends", || one.has_ended());
@@ -84,6 +85,7 @@ fn a_planned_move_keeps_the_address_held() {
     let (one, other) = elected(&a, &b);
     let (status, said) = one.ask(&["failover"]);
     assert_eq!((status, said.as_str()), (Some(1), "twinlog: this node is not the active one\n"));
+    other.await_sync();
     under_traffic("planned move", &client, [&a, &b], || {
         let (status, said) = other.ask(&["failover"]);
         assert_eq!(status, Some(0), "{said}");

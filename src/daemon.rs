@@ -6,37 +6,45 @@
 
 mod drain;
 mod election;
+mod moves;
 mod partner;
+mod reload;
+mod stop;
 mod systemd;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use self::drain::Draining;
 use self::election::{Election, Unattended};
+use self::moves::Moves;
 use self::partner::Partner;
+use self::stop::Stop;
 use self::systemd::Systemd;
-use crate::config::{self, Config, HookEvent, SecretError};
-use crate::control::{self, REQUESTS_MAX, ReloadRefused, ReloadReport, Request};
+use crate::admin;
+use crate::config::{self, Config, SecretError};
+use crate::control::{self, REQUESTS_MAX, ReloadRefused, Request};
 use crate::events::{self, Recorder};
 use crate::hooks::{self, Hooks, Runner};
 use crate::input::forward::Repeats;
-use crate::input::{self, Inputs, Kept};
+use crate::input::{self, Departures, Inputs, Kept};
 use crate::journal::{self, FileStorage, Journal, Limits, OpenError};
 use crate::metrics::Metrics;
 use crate::output::{self, Output};
+use crate::pair::Told;
 use crate::pair::mirrors::MirrorError;
 use crate::program::Program;
+use crate::proto::pair::moving::Move;
 use crate::proto::pair::promise::Acknowledge;
 use crate::proto::position::{Incarnation, JournalId};
 use crate::proto::stage::Stage;
@@ -45,19 +53,9 @@ use crate::supervise::Supervisor;
 use crate::sys::notify::Inherited;
 use crate::sys::robust_mutex::SharedPage;
 use crate::zones::Zones;
-use crate::{admin, log};
 
 /// Reads the configuration anew, for a reload: it and its warnings, as `check` shows them.
 pub type Reread<'a> = dyn Fn() -> Result<(Config, Vec<String>), ReloadRefused> + 'a;
-
-/// A second stop signal within this time of the first says nothing new.
-const SAME_WISH: Duration = Duration::from_millis(300);
-
-/// How long a stop waits at its end for the disk with the events file.
-const EVENTS_GRACE: Duration = Duration::from_secs(2);
-
-/// How long a stop waits at its end for the commands of hooks.
-const HOOKS_GRACE: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start or did not end well.
 #[derive(Debug, Error)]
@@ -107,7 +105,7 @@ pub fn run(
         let mut signals = Signals::new().map_err(io_error("cannot wait for signals"))?;
         let mut daemon = Daemon::start(config, &data_plane, page, inherited)?;
         let fault = daemon.serve(&mut signals, reread).await;
-        daemon.stop(&mut signals, fault.as_deref()).await;
+        daemon.end(&mut signals).await;
         fault.map_or(Ok(()), |task| Err(RunError::Fault(task)))
     });
     // A reader that does not read our standard output must not keep the process.
@@ -144,14 +142,6 @@ impl Signals {
             _ = self.hang_up.recv() => Asked::Reload,
         }
     }
-
-    /// Resolves when a second stop is asked for. What comes right behind the first is the same wish: `timeout`, for one,
-    /// signals the process and then its group.
-    async fn stop_again(&mut self) {
-        tokio::time::sleep(SAME_WISH).await;
-        while timeout(Duration::ZERO, self.next()).await.is_ok() {}
-        while self.next().await != Asked::Stop {}
-    }
 }
 
 /// A running node.
@@ -174,8 +164,13 @@ struct Daemon<'a> {
     hooks: Option<HooksAtWork>,
     /// Whether this node stays out of the election and of the deliveries although it is well.
     aside: watch::Sender<bool>,
-    /// A drain, from its begin to the `undrain` after it.
+    /// A drain, from its begin to the `undrain` after it; a hand-over, or a stop.
     draining: Option<Draining>,
+    stop: Option<Stop>,
+    /// Live connections on their way.
+    moves: Moves,
+    /// What the other node says of them.
+    moves_heard: Option<mpsc::Receiver<Move>>,
     /// Why the last one was called off, if it was.
     called_off: Option<&'static str>,
     /// The events file, and what writes it.
@@ -217,16 +212,19 @@ impl<'a> Daemon<'a> {
         let started = Started::now();
         let Inherited { notifier, watchdog, descriptors } = inherited;
         let journal = Arc::new(open_journal(&config)?);
-        let pulse = Pulse::of(&journal, Instant::now());
+        let pulse = Pulse::of(&journal, std::time::Instant::now());
         let supervisor = Supervisor::default();
         let metrics = Arc::new(Metrics::default());
         let configured = configured_inputs(&config, &metrics).map_err(RunError::Secrets)?;
+        let shared = config.pair.iter().flat_map(config::Pair::addresses).collect();
+        let (departures, handed_in) = Departures::new(shared);
         let context = input::Context {
             appender: journal.appender(),
             journal_state: journal.state(),
             supervisor: supervisor.clone(),
             grace: config.drain.grace,
             repeats: Arc::new(repeats(&config, &journal)),
+            departures: departures.clone(),
         };
         let mut inputs = Inputs::new(context, Kept::new(notifier.clone(), descriptors));
         let opened = inputs.bind(&configured).map_err(RunError::Bind)?;
@@ -238,7 +236,7 @@ impl<'a> Daemon<'a> {
         let (hooks, runner) = hooks.map_err(io_error("cannot start the thread of the hooks"))?;
         let (role, roles) = watch::channel(election::Role::default());
         let aside = watch::Sender::new(false);
-        let (partner, link_notices) = {
+        let (partner, link_told) = {
             let _on_data_plane = data_plane.enter();
             Partner::start(&config.borrow(), &journal, roles, &supervisor)?.unzip()
         };
@@ -272,10 +270,11 @@ impl<'a> Daemon<'a> {
             let teller = election::Teller { recorder: recorder.clone(), hooks: hooks.clone(), role };
             election.attend(&observed, teller, aside.subscribe())
         });
-        if let Some(notices) = link_notices {
+        let moves_heard = link_told.map(|Told { notices, moves }| {
             let handle = observed.elected.as_ref().map(|elected| elected.handle.clone());
             tokio::spawn(partner::tell(notices, recorder.clone(), handle));
-        }
+            moves
+        });
         let watch = tokio::spawn(hooks::watch(observed.clone(), hooks.clone()));
         let systemd = Systemd::new(notifier, watchdog);
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
@@ -290,6 +289,9 @@ impl<'a> Daemon<'a> {
             partner,
             aside,
             draining: None,
+            stop: None,
+            moves: Moves::new(departures, handed_in),
+            moves_heard,
             called_off: None,
             hooks: Some(HooksAtWork { hooks, runner, watch }),
             events: Some((recorder, writer)),
@@ -398,225 +400,58 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Serves until a signal asks to stop, or an essential task failed: then its name.
+    /// Serves until a signal asks to stop, or an essential task failed, and the drain that follows is over; the failed task's
+    /// name.
     async fn serve(&mut self, signals: &mut Signals, reread: &Reread<'_>) -> Option<String> {
         let supervisor = self.supervisor.clone();
-        loop {
+        while !self.may_end() {
             let partner = async {
                 match &mut self.partner {
                     Some(partner) => partner.changed().await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                () = partner => self.reconcile().await,
-                () = tokio::time::sleep(drain::LOOK), if self.draining.as_ref().is_some_and(Draining::is_under_way) => {
-                    self.step_drain().await;
+            let moves_heard = async {
+                match &mut self.moves_heard {
+                    Some(moves) => moves.recv().await,
+                    None => None,
                 }
+            };
+            let look_after = self.draining.as_ref().and_then(Draining::look_after);
+            let give_up_at = self.moves.give_up_at();
+            tokio::select! {
+                () = partner => {
+                    self.go_on_with_connections();
+                    self.reconcile().await;
+                }
+                Some(said) = moves_heard => self.hear_of_connections(said),
+                () = sleep_until(give_up_at.unwrap_or_else(Instant::now)), if give_up_at.is_some() => self.moves.give_up(),
+                () = sleep(look_after.unwrap_or_default()), if look_after.is_some() => self.step_drain().await,
                 asked = signals.next() => match asked {
-                    Asked::Stop => return None,
+                    Asked::Stop => self.ask_to_stop(None),
                     // The log has the outcome; a signal has nobody to tell.
                     Asked::Reload => drop(self.reload(reread).await),
                 },
-                task = supervisor.fault() => {
+                task = supervisor.fault(), if self.stop.is_none() => {
                     tracing::error!(task, "an essential task panicked");
-                    return Some(task);
+                    self.ask_to_stop(Some(task));
                 }
-                Some(request) = self.requests.recv() => match request {
-                    Request::Reload { reply } => {
-                        let outcome = self.reload(reread).await;
-                        // Whoever asked may have left.
-                        let _ = reply.send(outcome);
-                    }
-                    Request::Drain { wish, reply } => drop(reply.send(self.begin_drain(wish))),
-                    Request::Undrain { reply } => drop(reply.send(self.undrain())),
-                    Request::DrainReport { reply } => drop(reply.send(self.drain_report())),
-                    Request::FailOver { force, reply } => {
-                        let elected = self.observed.elected.clone();
-                        // Bounded in time, and a signal must not wait for it; who stops answers nobody.
-                        drop(tokio::spawn(async move {
-                            let outcome = election::fail_over(elected, force).await;
-                            let _ = reply.send(outcome);
-                        }));
-                    }
-                },
+                Some(request) = self.requests.recv() => self.answer(request, reread).await,
             }
         }
+        self.stop.as_ref().and_then(|stop| stop.fault.clone())
     }
 
-    /// All or nothing: everything that can fail is done before anything changes.
-    async fn reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
-        self.systemd.reloading();
-        let outcome = self.try_reload(reread).await;
-        self.systemd.ready();
-        // A refused configuration may have made counters of inputs that never came to be.
-        let config = self.current();
-        let named = |name: &str| config.inputs.iter().any(|input| input.name() == name);
-        self.observed.metrics.retain(named, |name| config.outputs.iter().any(|output| output.name == name));
-        self.last_reload.send_replace(LastReload { successful: outcome.is_ok(), at: SystemTime::now() });
-        let (event, cause) = match &outcome {
-            Ok(report) if report.changes.is_empty() => ("reloaded", "nothing changed".to_owned()),
-            Ok(report) => ("reloaded", report.changes.join(", ")),
-            Err(refused) => ("reload_refused", refused.reason.clone()),
-        };
-        self.record(event, &cause);
-        match &outcome {
-            Ok(report) if report.changes.is_empty() => tracing::info!("configuration read again: nothing changed"),
-            Ok(report) => tracing::info!(changes = report.changes.join(", "), "configuration applied"),
-            Err(refused) => {
-                tracing::error!("configuration refused, the old one stays: {}", refused.reason);
-                for diagnostic in &refused.diagnostics {
-                    tracing::error!("{}", diagnostic.trim_end());
-                }
-            }
+    /// Does what somebody asks for. Whoever asked may have left meanwhile.
+    async fn answer(&mut self, request: Request, reread: &Reread<'_>) {
+        match request {
+            Request::Reload { reply } => drop(reply.send(self.reload(reread).await)),
+            Request::Drain { wish, reply } => drop(reply.send(self.begin_drain(wish))),
+            Request::Undrain { reply } => drop(reply.send(self.undrain().await)),
+            Request::DrainReport { reply } => drop(reply.send(self.drain_report())),
+            Request::FailOver { force, reply } => self.begin_fail_over(force, reply),
         }
-        outcome
     }
-
-    async fn try_reload(&mut self, reread: &Reread<'_>) -> Result<ReloadReport, ReloadRefused> {
-        let refused = |reason: String| ReloadRefused { reason, diagnostics: Vec::new() };
-        let old = self.current();
-        let (new, warnings) = reread()?;
-        let new = Arc::new(new);
-        if let Some(key) = needs_restart(&old, &new) {
-            return Err(refused(format!("{key} changes only with a restart: systemctl restart twinlog")));
-        }
-        let inputs = configured_inputs(&new, &self.observed.metrics);
-        let inputs = inputs.map_err(|errors| ReloadRefused {
-            reason: "files of secrets cannot be used".to_owned(),
-            diagnostics: errors.iter().map(ToString::to_string).collect(),
-        })?;
-        let opened = self.inputs.bind(&inputs).map_err(|e| refused(RunError::Bind(e).to_string()))?;
-        let same_admin = new.admin == old.admin;
-        let admin = if same_admin { None } else { Some(open_admin(&new).map_err(|e| refused(e.to_string()))?) };
-
-        let changes = changes(&old, &new);
-        self.config.send_replace(new.clone());
-        self.apply_inputs(&inputs, opened);
-        self.replace_outputs(&old, &new).await;
-        if let Some(listeners) = admin {
-            self.admin.iter().for_each(JoinHandle::abort);
-            self.admin = serve_admin(listeners, &self.observed);
-        }
-        if new.log != old.log {
-            log::apply(&new.log);
-        }
-        Ok(ReloadReport { changes, warnings })
-    }
-
-    async fn replace_outputs(&mut self, old: &Config, new: &Config) {
-        // What a timestamp without a zone means is part of every output's format.
-        let same_zones = Zones::of(old) == Zones::of(new);
-        let stays = |output: &Output| same_zones && new.outputs.contains(output.settings());
-        let leaving: Vec<String> =
-            self.outputs.iter().filter(|(_, output)| !stays(output)).map(|(name, _)| name.clone()).collect();
-        let leaving: Vec<(String, Output)> =
-            leaving.into_iter().filter_map(|name| self.outputs.remove_entry(&name)).collect();
-        for (_, output) in &leaving {
-            output.stop();
-        }
-        for (name, mut output) in leaving {
-            output.join(&[]).await;
-            if !new.outputs.iter().any(|output| output.name == name) {
-                self.observed.journal.retire_cursor(&name);
-            }
-        }
-        self.start_outputs();
-    }
-
-    /// Inputs first, then the journal, then the outputs, each within what is left of the deadline; a second signal ends
-    /// the waiting, never the journal's order.
-    async fn stop(&mut self, signals: &mut Signals, fault: Option<&str>) {
-        self.systemd.stopping();
-        let deadline = Instant::now() + self.current().drain.stop_deadline;
-        let priority = self.observed.elected.as_ref().map_or(0, |elected| elected.handle.view().priority);
-        if let Some(HooksAtWork { hooks, .. }) = &self.hooks {
-            hooks.tell(hooks::Event { priority, ..hooks::Event::now(HookEvent::Stop, "the daemon stops") });
-        }
-        // While the inputs still take everything: the peer has the addresses when they end.
-        if let Some(election) = &self.election {
-            tokio::select! {
-                () = election.leave() => {}
-                () = signals.stop_again() => {}
-            }
-        }
-        // Before the inputs end, so that the other node goes on with the deliveries at once.
-        if let Some(partner) = &self.partner {
-            partner.resign();
-            if partner.takes_over().await {
-                self.end_deliveries(&[]).await;
-            }
-        }
-        tracing::info!("stopping: inputs take nothing new");
-        let finish = async {
-            self.stage.send_replace(Stage::Quiescing);
-            self.inputs.quiesce();
-            self.inputs.join().await;
-            let taken = self.observed.journal.progress().appended;
-            let mut state = self.observed.journal.state();
-            let mut durable = self.observed.journal.appender().durable();
-            tokio::select! {
-                // Both senders live in the journal.
-                _ = durable.wait_for(|durable| *durable >= taken) => {}
-                _ = state.wait_for(|state| matches!(state, journal::State::Poisoned(_))) => {}
-            }
-            if let Some(partner) = &self.partner {
-                tokio::select! {
-                    () = mirrored(&self.observed.journal) => {}
-                    () = partner.lost() => {}
-                }
-            }
-            self.stage.send_replace(Stage::Stopping);
-            for output in self.outputs.values() {
-                output.stop();
-            }
-            for mut output in std::mem::take(&mut self.outputs).into_values() {
-                output.join(&[]).await;
-            }
-        };
-        tokio::select! {
-            done = timeout_at(deadline.into(), finish) => if done.is_err() {
-                tracing::warn!("drain.stop_deadline passed: what is not delivered stays in the journal");
-            },
-            () = signals.stop_again() => tracing::warn!("told twice: stopping now"),
-        }
-        let journal = self.observed.journal.clone();
-        let closed = tokio::task::spawn_blocking(move || journal.close(Instant::now()));
-        if let Err(error) = closed.await {
-            tracing::error!(%error, "cannot close the journal");
-        }
-        if let Some(election) = self.election.take() {
-            election.end().await;
-        }
-        if let Some(partner) = self.partner.take() {
-            partner.end().await;
-        }
-        if let Some(hooks) = self.hooks.take() {
-            hooks.end(HOOKS_GRACE.min(deadline.saturating_duration_since(Instant::now()))).await;
-        }
-        self.record("stopped", &fault.map_or_else(|| "told to".to_owned(), |task| format!("{task} failed")));
-        if let Some((recorder, writer)) = self.events.take() {
-            // Only its end is waited for: the last to tell were the election and this.
-            drop(recorder);
-            let _ = timeout(EVENTS_GRACE, writer).await;
-        }
-        self.control.abort();
-        self.attendance.abort();
-        self.admin.iter().for_each(JoinHandle::abort);
-        // Whoever asks from now on shall hear "not running", not "connection refused".
-        let _ = std::fs::remove_file(&self.current().control_socket);
-        let progress = self.observed.journal.progress();
-        let left = progress.durable.messages_since(progress.delivered);
-        tracing::info!(undelivered = left, "stopped");
-    }
-}
-
-/// Resolves when everything in the journal is on the other node, too.
-async fn mirrored(journal: &Journal) {
-    let mut replicated = journal.replicated();
-    let all = journal.progress().appended;
-    // The sender lives in the journal.
-    let _ = replicated.wait_for(|mark| *mark >= all).await;
 }
 
 /// What the own journal may use, and nearly what each mirror may.
@@ -698,45 +533,4 @@ fn serve_admin(listeners: Vec<tokio::net::TcpListener>, observed: &Arc<Observed>
 fn repeats(config: &Config, journal: &Journal) -> Repeats {
     let has_forward = config.inputs.iter().any(|input| matches!(input, config::Input::Forward(_)));
     if has_forward { Repeats::of(journal, status::timestamp(SystemTime::now())) } else { Repeats::default() }
-}
-
-/// A changed setting that the running process cannot follow.
-fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
-    let keys = [
-        ("the node's name", old.node != new.node),
-        ("[pair]", old.pair != new.pair),
-        ("data_dir", old.data_dir != new.data_dir),
-        ("control_socket", old.control_socket != new.control_socket),
-        ("[journal]", old.journal != new.journal),
-        ("[drain]", old.drain != new.drain),
-        ("log.format or log.target", (old.log.format, old.log.target) != (new.log.format, new.log.target)),
-    ];
-    keys.into_iter().find(|(_, changed)| *changed).map(|(key, _)| key)
-}
-
-/// What a reload changes, a line each: `+` new, `-` gone, `~` different.
-fn changes(old: &Config, new: &Config) -> Vec<String> {
-    let mut changes = Vec::new();
-    diff(&mut changes, "input", &old.inputs, &new.inputs, config::Input::name);
-    diff(&mut changes, "output", &old.outputs, &new.outputs, |output| &output.name);
-    if old.admin != new.admin {
-        changes.push("~ admin".into());
-    }
-    if old.log != new.log {
-        changes.push("~ log".into());
-    }
-    changes
-}
-
-fn diff<T: PartialEq>(changes: &mut Vec<String>, kind: &str, old: &[T], new: &[T], name: impl Fn(&T) -> &str) {
-    for one in new {
-        match old.iter().find(|other| name(other) == name(one)) {
-            None => changes.push(format!("+ {kind} {}", name(one))),
-            Some(other) if other != one => changes.push(format!("~ {kind} {}", name(one))),
-            Some(_) => {}
-        }
-    }
-    for one in old.iter().filter(|one| !new.iter().any(|other| name(other) == name(one))) {
-        changes.push(format!("- {kind} {}", name(one)));
-    }
 }

@@ -244,6 +244,8 @@ fn inputs(out: &mut Families<'_>, observed: &Observed) -> fmt::Result {
     // the usual name; its family has it too and no type.
     let total = inputs.iter().map(|(name, input)| (vec![label(name)], input.connections_total.get() as f64));
     out.of_kind(MetricType::Unknown, "input_connections_total", "Connections accepted since the start", total)?;
+    let cut = inputs.iter().map(|(name, input)| (vec![label(name)], input.connections_cut.get()));
+    out.counters("input_connections_cut", "Connections that a leaving node ended before their senders did", cut)?;
     let help = "Seconds from the receipt of a forward chunk or a RELP message to its acknowledgement";
     let mut acks = out.0.encode_descriptor("input_ack_seconds", help, None, MetricType::Histogram)?;
     for (name, input) in &inputs {

@@ -148,6 +148,8 @@ pub struct InputMetrics {
     pub connections: Gauge,
     /// Connections accepted since the start.
     pub connections_total: Counter,
+    /// Connections that were ended because the node or its addresses left, although their senders had more time than enough.
+    pub connections_cut: Counter,
     /// What was refused, or noted about a message that was kept (`truncated`), by reason.
     pub rejected: Reasons,
     /// By socket (`udp://ADDRESS#N`): the kernel's view. Drops of closed sockets stay counted.

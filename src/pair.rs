@@ -16,18 +16,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::config;
 use crate::journal::Journal;
 use crate::proto::pair::message::Status;
+use crate::proto::pair::moving::{CONNECTIONS_MAX, Move};
 use crate::supervise::Supervisor;
 use crate::tls::PairKey;
 use mirrors::Mirrors;
 
 /// Notices that may wait to be told; beyond, the link waits.
 const NOTICES_MAX: usize = 64;
+/// What may wait of all that is said about connections that move, either way. What finds no room is not said: then connections
+/// do not move.
+const MOVES_MAX: usize = CONNECTIONS_MAX + 16;
 
 /// What the link is made of.
 #[derive(Debug)]
@@ -89,6 +93,10 @@ struct Shared {
     /// The number of the conversation that counts; any other ends.
     standing: watch::Sender<u64>,
     notices: mpsc::Sender<Notice>,
+    /// What this node says of connections that move; of the conversation that counts.
+    moves: Mutex<mpsc::Receiver<Move>>,
+    /// What the other one says of them.
+    moves_heard: mpsc::Sender<Move>,
 }
 
 impl Shared {
@@ -108,6 +116,16 @@ impl Shared {
 pub struct Pair {
     task: JoinHandle<()>,
     view: watch::Receiver<View>,
+    moves: mpsc::Sender<Move>,
+}
+
+/// What comes out of the link.
+#[derive(Debug)]
+pub struct Told {
+    /// What happened to it.
+    pub notices: mpsc::Receiver<Notice>,
+    /// What the other node says of connections that move.
+    pub moves: mpsc::Receiver<Move>,
 }
 
 impl Pair {
@@ -122,16 +140,23 @@ impl Pair {
         mirrors: Arc<Mirrors>,
         told: watch::Receiver<Status>,
         supervisor: &Supervisor,
-    ) -> io::Result<(Pair, mpsc::Receiver<Notice>)> {
+    ) -> io::Result<(Pair, Told)> {
         let address = SocketAddr::new(settings.pair.own_node().address, settings.pair.port);
         let listener = tokio::net::TcpListener::from_std(crate::sys::tcp::listen(address)?)?;
         let (notices, told_of) = mpsc::channel(NOTICES_MAX);
+        let (moves, own_moves) = mpsc::channel(MOVES_MAX);
+        let (moves_heard, their_moves) = mpsc::channel(MOVES_MAX);
         let view = watch::Sender::default();
         let subscribed = view.subscribe();
-        let shared =
-            Arc::new(Shared { settings, own, mirrors, told, view, standing: watch::Sender::default(), notices });
-        let task = supervisor.spawn("pair link", link::run(listener, shared));
-        Ok((Pair { task, view: subscribed }, told_of))
+        let (standing, own_moves) = (watch::Sender::default(), Mutex::new(own_moves));
+        let shared = Shared { settings, own, mirrors, told, view, standing, notices, moves: own_moves, moves_heard };
+        let task = supervisor.spawn("pair link", link::run(listener, Arc::new(shared)));
+        Ok((Pair { task, view: subscribed, moves }, Told { notices: told_of, moves: their_moves }))
+    }
+
+    /// Says something of connections that move, if there is a connection; whether there was room for it.
+    pub fn say(&self, said: Move) -> bool {
+        self.moves.try_send(said).is_ok()
     }
 
     /// How it stands.

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use link::ROUTE_LIMIT;
 pub(crate) use link::members;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::time::{ClockId, clock_gettime};
@@ -35,12 +36,15 @@ use crate::metrics::VrrpMetrics;
 use crate::proto::node::{Fault, Report};
 use crate::proto::vrrp::BootTime;
 use crate::proto::vrrp::advertisement::Password;
-use crate::sys::netlink::Netlink;
+use crate::sys::netlink::{Lifetime, Netlink};
 use crate::sys::robust_mutex::SharedPage;
 use crate::sys::scheduling;
 
 /// Notices that wait for the control plane; more are counted and lost.
 const NOTICES_MAX: usize = 256;
+/// How long addresses that are expected stay on `lo`, in seconds: as long as their old owner may take to end the connections that
+/// cannot move.
+const EXPECTED_FOR: u32 = 5;
 
 /// The faults that only the daemon sees, each with its bit.
 const OF_THE_DAEMON: [Fault; 5] =
@@ -225,6 +229,22 @@ impl Shared {
 fn since_boot() -> BootTime {
     let time = clock_gettime(ClockId::CLOCK_BOOTTIME).expect("every kernel since 2.6.39 has this clock");
     BootTime(time.into())
+}
+
+/// Makes this host ready for connections to the shared addresses, which come before them: puts those on `lo`, where nobody who
+/// asks is answered ([`Arp::QUIET`](crate::sys::netlink::Arp::QUIET)), for [`EXPECTED_FOR`] at most. Returns when the kernel routes
+/// to them.
+///
+/// # Errors
+/// What the system says.
+pub fn expect(addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
+    let mut netlink = Netlink::open()?;
+    let lo = netlink.interface("lo")?.ok_or(io::ErrorKind::NotFound)?;
+    for vip in addresses {
+        netlink.add(vip, lo.index, Lifetime::Seconds(EXPECTED_FOR))?;
+        netlink.wait_for_local_route(vip, lo.index, ROUTE_LIMIT)?;
+    }
+    Ok(())
 }
 
 /// Removes the shared addresses from every interface where an earlier run left them: exactly those with a host prefix.

@@ -108,6 +108,12 @@ impl<'a> Twin<'a> {
         (output.status.code(), String::from_utf8(said).unwrap())
     }
 
+    /// Waits until the other node has everything.
+    #[track_caller]
+    pub fn await_sync(&self) {
+        assert_eq!(self.ask(&["await", "synced", "--timeout", "10s"]), (Some(0), String::new()));
+    }
+
     /// Its node in `status --json`.
     #[track_caller]
     pub fn status(&self) -> Value {

@@ -4,19 +4,29 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use super::Daemon;
+use super::moves::Leaving;
 use crate::config::HookEvent;
-use crate::control::{DrainRefused, DrainReport, DrainWish};
+use crate::control::{DrainRefused, DrainReport, DrainWish, FailOverRefused, Unmoved};
 use crate::hooks;
-use crate::proto::drain::{self, Drain, Order, Until, Verdict, View, verdict};
+use crate::input::Phase;
+use crate::journal;
+use crate::proto::drain::{self, Drain, Order, Until, Verdict, View, Wish, verdict};
 use crate::proto::stage::Stage;
 use crate::receipt::{Connections, Messages, Receipt, Took};
 
 /// How often a drain looks around.
-pub(super) const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(10);
+/// The same while it hands over: clients wait.
+const LOOK_SHARPLY: Duration = Duration::from_millis(2);
 /// How long a drain may take if nobody says.
 const DEADLINE: Duration = Duration::from_secs(600);
+/// How long listeners stay deaf when the addresses have left: a late packet for a connection that moved would be answered
+/// with a reset.
+const DEAF_FOR: Duration = Duration::from_secs(1);
 
 /// A drain, from its begin to the `undrain` after it.
 pub(super) struct Draining {
@@ -24,8 +34,14 @@ pub(super) struct Draining {
     started: (SystemTime, Instant),
     /// The kernel's drops, the refusals and the connections at the begin.
     before: Tally,
+    pub(super) leaving: Leaving,
     receipt: Option<Receipt>,
+    /// Who waits for a hand-over.
+    reply: Option<Reply>,
 }
+
+/// Who asked for a hand-over gets its outcome here.
+type Reply = oneshot::Sender<Result<(), FailOverRefused>>;
 
 /// What the inputs have counted.
 #[derive(Clone, Debug, Default)]
@@ -33,49 +49,117 @@ struct Tally {
     kernel_drops: u64,
     refused: BTreeMap<String, u64>,
     connections: u64,
+    cut: u64,
 }
 
 impl Draining {
-    /// Whether it wants to look around.
-    pub(super) fn is_under_way(&self) -> bool {
-        !self.machine.is_over()
+    /// When it wants to look around.
+    pub(super) fn look_after(&self) -> Option<Duration> {
+        let sharply = self.machine.stage() == drain::Stage::HandingOver;
+        (!self.machine.is_over()).then_some(if sharply { LOOK_SHARPLY } else { LOOK })
+    }
+
+    /// Makes a stop of it.
+    pub(super) fn hurry(&mut self, deadline: Instant) {
+        self.machine.hurry(deadline);
     }
 }
 
 impl Daemon<'_> {
     /// Begins a drain, or says why that would not be safe.
     pub(super) fn begin_drain(&mut self, wish: DrainWish) -> Result<DrainReport, DrainRefused> {
-        if self.draining.is_some() {
-            return Ok(self.drain_report());
+        let refused = |reason: String| Err(DrainRefused { reason });
+        match &self.draining {
+            Some(draining) if draining.machine.until() == Until::Standby => {
+                return refused("a failover is under way; try again in a moment".to_owned());
+            }
+            Some(_) => return Ok(self.drain_report()),
+            None => {}
         }
-        let view = self.look();
         if !wish.force
-            && let Some(why) = self.unsafe_to_drain(&view)
+            && let Some(why) = self.unsafe_to_drain(&self.look())
         {
-            return Err(DrainRefused { reason: why });
+            return refused(why);
         }
-        let now = Instant::now();
-        let deadline = now + wish.deadline.unwrap_or(DEADLINE);
-        let machine = Drain::new(now, &view, wish.until.unwrap_or(Until::Empty), deadline, wish.force);
+        let deadline = Instant::now() + wish.deadline.unwrap_or(DEADLINE);
         self.called_off = None;
         tracing::info!(until = ?wish.until, force = wish.force, "drain begins");
         self.record("drain_began", if wish.force { "asked for, forced" } else { "asked for" });
-        let started = (SystemTime::now(), now);
-        self.draining = Some(Draining { machine, started, before: self.tally(), receipt: None });
+        self.begin(wish.until.unwrap_or(Until::Empty), deadline, wish.force, None);
         Ok(self.drain_report())
+    }
+
+    /// Begins a hand-over after which this node goes on as standby, or says why not.
+    pub(super) fn begin_fail_over(&mut self, force: bool, reply: Reply) {
+        let refused = |why, reason: String| Err(FailOverRefused { why, reason });
+        let outcome = match &self.observed.elected {
+            None => refused(Unmoved::NotActive, "this node has no [pair]".to_owned()),
+            Some(elected) if !elected.handle.view().vip_held => {
+                refused(Unmoved::NotActive, "this node is not the active one".to_owned())
+            }
+            Some(_) if self.draining.is_some() => refused(Unmoved::Busy, "a drain is under way".to_owned()),
+            Some(elected) if !force && !elected.handle.view().peer_answers => {
+                let peer = &elected.pair.peer_node().name;
+                refused(Unmoved::Unsafe, format!("{peer} does not answer; --force asks it all the same"))
+            }
+            Some(_) => match self.unsafe_to_drain(&self.look()).filter(|_| !force) {
+                Some(why) => refused(Unmoved::Unsafe, why),
+                None => Ok(()),
+            },
+        };
+        match outcome {
+            Ok(()) => self.begin(Until::Standby, Instant::now() + DEADLINE, force, Some(reply)),
+            // Whoever asked may have left.
+            Err(refused) => drop(reply.send(Err(refused))),
+        }
+    }
+
+    /// Begins the drain that a stop is, or makes one of what is under way.
+    pub(super) fn begin_stop(&mut self, deadline: Instant) {
+        match &mut self.draining {
+            Some(draining) => draining.hurry(deadline),
+            None => self.begin(Until::Handover, deadline, true, None),
+        }
+    }
+
+    fn begin(&mut self, until: Until, deadline: Instant, forced: bool, reply: Option<Reply>) {
+        let (now, view) = (Instant::now(), self.look());
+        let wish = Wish { until, deadline, forced, grace: self.current().drain.grace };
+        let leaving = self.moves.begin();
+        let (machine, started) = (Drain::new(now, &view, wish), (SystemTime::now(), now));
+        self.draining = Some(Draining { machine, started, before: self.tally(), leaving, receipt: None, reply });
     }
 
     /// Looks, and does what is due.
     pub(super) async fn step_drain(&mut self) {
+        self.tell_of_held();
         let view = self.look();
         let Some(draining) = &mut self.draining else { return };
         let orders = draining.machine.handle(Instant::now(), &view);
-        let (stage, failure) = (draining.machine.stage(), draining.machine.failure());
-        self.stage.send_if_modified(|now| std::mem::replace(now, stage.into()) != stage.into());
+        self.show_stage();
+        self.carry_out(orders).await;
+    }
+
+    fn show_stage(&self) {
+        let Some(draining) = &self.draining else { return };
+        let stage = match draining.machine.stage() {
+            drain::Stage::Drained if self.stop.is_some() => Stage::Stopping,
+            stage => stage.into(),
+        };
+        self.stage.send_if_modified(|now| std::mem::replace(now, stage) != stage);
+    }
+
+    async fn carry_out(&mut self, orders: Vec<Order>) {
         for order in orders {
-            tracing::info!(?order, stage = stage.as_str(), "drain");
+            tracing::info!(?order, "drain");
             match order {
+                Order::Ask => self.ask_the_peer(),
+                Order::EndConnections { all } => self.moves.departures.want(Phase::End { all }),
+                Order::Hold => self.moves.departures.want(Phase::Hold),
+                Order::Tell => self.tell_of_all(),
                 Order::HandOver => self.observed.elected.iter().for_each(|elected| elected.handle.fail_over()),
+                Order::LetGo => self.let_go(),
+                Order::TakeBack => self.take_back(),
                 Order::StepAside => {
                     self.aside.send_replace(true);
                     if self.partner.as_ref().is_some_and(super::Partner::is_connected) {
@@ -83,22 +167,51 @@ impl Daemon<'_> {
                     }
                 }
                 Order::Quiesce => self.inputs.quiesce(),
-                Order::CallOff => {
-                    let why = failure.unwrap_or_default();
-                    tracing::error!(why, "the drain is called off");
-                    self.record("drain_called_off", why);
-                    self.aside.send_replace(false);
-                    self.stage.send_replace(Stage::Serving);
-                    self.draining = None;
-                    self.called_off = failure;
-                    return;
-                }
+                Order::Resume | Order::CallOff => self.end_without_receipt(order),
                 Order::Finish => self.finish_drain().await,
             }
         }
     }
 
+    /// The other node has the addresses, and this one serves on; or it could not be.
+    fn end_without_receipt(&mut self, order: Order) {
+        let Some(Draining { machine, reply, .. }) = self.draining.take() else { return };
+        let outcome = if order == Order::Resume {
+            self.listen_again_soon();
+            Ok(())
+        } else {
+            let why = machine.failure().unwrap_or_default();
+            tracing::error!(why, "the hand-over is called off");
+            if machine.until() != Until::Standby {
+                self.record("drain_called_off", why);
+                self.called_off = machine.failure();
+            }
+            self.aside.send_replace(false);
+            let reason = format!("{why}; this node goes on");
+            Err(FailOverRefused { why: Unmoved::NobodyTookOver, reason })
+        };
+        self.stage.send_replace(Stage::Serving);
+        // Whoever asked may have left.
+        let _ = reply.map(|reply| reply.send(outcome));
+    }
+
+    /// Has the listeners hear again once nobody sends here what belongs to connections that moved.
+    fn listen_again_soon(&self) {
+        let departures = self.moves.departures.clone();
+        // Bounded in time; nobody needs to wait for it.
+        drop(tokio::spawn(async move {
+            sleep(DEAF_FOR).await;
+            if departures.phase() == Phase::Gone {
+                departures.want(Phase::Stay);
+            }
+        }));
+    }
+
     async fn finish_drain(&mut self) {
+        if self.partner.is_none() && self.stop.is_some() {
+            // Nobody is there to whom anything could be handed over: what is not delivered stays, as always.
+            return;
+        }
         let (view, after) = (self.look(), self.tally());
         let node = self.observed.node.to_string();
         let Some(draining) = &mut self.draining else { return };
@@ -117,28 +230,34 @@ impl Daemon<'_> {
     }
 
     /// Ends the drained state, or calls a drain off: the node serves again, as a standby.
-    pub(super) fn undrain(&mut self) -> Result<(), DrainRefused> {
-        let refused = |reason: String| DrainRefused { reason };
-        let Some(draining) = self.draining.take() else { return Err(refused("this node is not drained".to_owned())) };
-        if draining.machine.stage() >= drain::Stage::Quiescing {
-            if !self.inputs.have_ended() {
-                self.draining = Some(draining);
-                return Err(refused("the inputs are coming to their end; try again in a moment".to_owned()));
-            }
-            let inputs = super::configured_inputs(&self.current(), &self.observed.metrics);
-            let reopened = inputs.map_err(|errors| errors[0].to_string()).and_then(|inputs| {
-                self.inputs.clear();
-                let opened = self.inputs.bind(&inputs);
-                opened.map(|opened| (inputs, opened)).map_err(|errors| errors[0].to_string())
-            });
-            match reopened {
-                Ok((inputs, opened)) => self.apply_inputs(&inputs, opened),
-                Err(why) => {
-                    self.draining = Some(draining);
-                    return Err(refused(why));
-                }
-            }
+    pub(super) async fn undrain(&mut self) -> Result<(), DrainRefused> {
+        let refused = |reason: &str| Err(DrainRefused { reason: reason.to_owned() });
+        if self.stop.is_some() {
+            return refused("the daemon stops");
         }
+        let Some(draining) = &mut self.draining else { return refused("this node is not drained") };
+        if draining.machine.stage() == drain::Stage::HandingOver {
+            let Some(orders) = draining.machine.call_off() else {
+                return refused("the addresses are on their way to the peer; try again in a moment");
+            };
+            self.carry_out(orders).await;
+            return Ok(());
+        }
+        if !self.inputs.have_ended() {
+            return refused("the inputs are coming to their end; try again in a moment");
+        }
+        let inputs = super::configured_inputs(&self.current(), &self.observed.metrics);
+        let reopened = inputs.map_err(|errors| errors[0].to_string()).and_then(|inputs| {
+            self.inputs.clear();
+            self.moves.departures.want(Phase::Stay);
+            let opened = self.inputs.bind(&inputs);
+            opened.map(|opened| (inputs, opened)).map_err(|errors| errors[0].to_string())
+        });
+        match reopened {
+            Ok((inputs, opened)) => self.apply_inputs(&inputs, opened),
+            Err(why) => return refused(&why),
+        }
+        self.draining = None;
         self.aside.send_replace(false);
         self.stage.send_replace(Stage::Serving);
         tracing::info!("not drained any more");
@@ -155,7 +274,7 @@ impl Daemon<'_> {
         let view = self.look();
         DrainReport {
             stage: Some(draining.machine.stage()),
-            is_over: !draining.is_under_way() && draining.receipt.is_some(),
+            is_over: draining.machine.is_over() && draining.receipt.is_some(),
             failure: None,
             seconds: draining.started.1.elapsed().as_secs_f64(),
             left: view.appended.messages_since(view.delivered),
@@ -168,7 +287,7 @@ impl Daemon<'_> {
             return Some("this node has no peer that could take over; --force drains it all the same".to_owned());
         };
         if !partner.is_connected() {
-            return Some("there is no link to the peer; --force drains this node all the same".to_owned());
+            return Some("there is no link to the peer; --force goes on all the same".to_owned());
         }
         if view.holds_addresses && !partner.can_take_over() {
             return Some("the peer cannot take over now; see its faults in `twinlog status`, or --force".to_owned());
@@ -184,12 +303,21 @@ impl Daemon<'_> {
     fn look(&self) -> View {
         let progress = self.observed.journal.progress();
         let partner = self.partner.as_ref();
+        let elected = self.observed.elected.as_ref().map(|elected| elected.handle.view()).unwrap_or_default();
+        let leaving = self.draining.as_ref().map(|draining| &draining.leaving);
+        let is_poisoned = matches!(*self.observed.journal.state().borrow(), journal::State::Poisoned(_));
         View {
-            holds_addresses: self.observed.elected.as_ref().is_some_and(|elected| elected.handle.view().vip_held),
+            holds_addresses: elected.vip_held,
+            is_giving_away: elected.is_handing_over,
             is_delivering: self.outputs.values().any(crate::output::Output::is_delivering),
+            peer_is_there: partner.is_some_and(super::Partner::is_connected),
             peer_is_active: partner.is_some_and(super::Partner::peer_is_active),
+            peer_takes: leaving.and_then(|leaving| leaving.peer_takes),
+            peer_has: leaving.and_then(|leaving| leaving.peer_has),
+            connections: self.moves.departures.count(),
             inputs_have_ended: self.inputs.have_ended(),
             appended: progress.appended,
+            end: if is_poisoned { progress.durable } else { progress.appended },
             replicated: self.observed.journal.promise().replicated(),
             delivered: progress.delivered,
         }
@@ -201,6 +329,7 @@ impl Daemon<'_> {
             let metrics = self.observed.metrics.input(input.name());
             tally.kernel_drops += metrics.kernel_drops();
             tally.connections += metrics.connections.get().unsigned_abs();
+            tally.cut += metrics.connections_cut.get();
             for (reason, count) in metrics.rejected.get() {
                 *tally.refused.entry((*reason).to_owned()).or_default() += count;
             }
@@ -233,7 +362,9 @@ fn receipt(node: &str, draining: &Draining, view: &View, after: &Tally) -> Recei
     let kernel_drops = after.kernel_drops.saturating_sub(before.kernel_drops);
     let verdict = verdict(from, view, kernel_drops);
     let lost = if let Verdict::Loss(lost) = verdict { lost } else { 0 };
-    let cut = after.connections;
+    // Those that have not ended are with the process.
+    let cut = after.cut.saturating_sub(before.cut) + after.connections;
+    let moved = draining.leaving.moved;
     Receipt {
         v: 1,
         id: format!("{}-{node}", started.format("%Y%m%dT%H%M%S%3fZ")),
@@ -250,7 +381,7 @@ fn receipt(node: &str, draining: &Draining, view: &View, after: &Tally) -> Recei
             kernel_drops,
             repeats_possible: 0,
         },
-        connections: Connections { moved: 0, closed: before.connections.saturating_sub(cut), cut },
+        connections: Connections { moved, closed: before.connections.saturating_sub(moved + cut), cut },
         stages: took(draining.machine.stages()),
     }
 }

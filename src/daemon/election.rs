@@ -9,7 +9,6 @@ use tokio::time::timeout;
 
 use super::RunError;
 use crate::config::{Config, HookEvent, read_password};
-use crate::control::{FailOverRefused, Unmoved};
 use crate::events::Recorder;
 use crate::hooks::{self, Hooks};
 use crate::journal;
@@ -24,10 +23,6 @@ use crate::vip::{self, Handle, Happened, Notice, Vip};
 const BEAT: Duration = Duration::from_millis(100);
 /// How long the journal may have no room before the node gives way to a peer that is well. A burst fills it for seconds.
 const FULL_FOR: Duration = Duration::from_secs(60);
-/// Between two looks at a hand-over.
-const LOOK: Duration = Duration::from_millis(5);
-/// A little more than the node gives a hand-over.
-const HAND_OVER_MAX: Duration = Duration::from_secs(4);
 
 /// A node's part in the election.
 pub(super) struct Election {
@@ -68,16 +63,6 @@ impl Unattended {
 }
 
 impl Election {
-    /// Hands over and releases the addresses; returns when that is done.
-    pub(super) async fn leave(&self) {
-        let handle = self.vip.handle();
-        handle.leave();
-        let deadline = Instant::now() + HAND_OVER_MAX;
-        while !handle.view().has_left && Instant::now() < deadline {
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
     /// Waits for the thread and for what it had to say.
     pub(super) async fn end(self) {
         let vip = self.vip;
@@ -165,6 +150,7 @@ fn log(what: &Happened) {
         Happened::Node(Report::FaultBegan(Fault::JournalFull)) => {
             tracing::error!("the journal is full: a peer that is well takes the addresses over");
         }
+        Happened::Node(Report::FaultBegan(Fault::Drained)) => tracing::info!("out of the election until `undrain`"),
         Happened::Node(Report::FaultBegan(fault)) => {
             tracing::error!(fault = fault.as_str(), "this node cannot hold the addresses");
         }
@@ -203,33 +189,4 @@ fn event_of(what: &Happened) -> Option<(&'static str, Option<String>)> {
         Happened::StaleRemoved(vip) => ("stale_vip_removed", Some(vip.to_string())),
         Happened::Trouble(_) => return None,
     })
-}
-
-/// Hands over on request; the node stays in service as standby.
-pub(super) async fn fail_over(elected: Option<Elected>, force: bool) -> Result<(), FailOverRefused> {
-    let refused = |why, reason: &str| Err(FailOverRefused { why, reason: reason.to_owned() });
-    let Some(Elected { handle, pair, .. }) = elected else {
-        return refused(Unmoved::NotActive, "this node has no [pair]");
-    };
-    let view = handle.view();
-    if !view.vip_held {
-        return refused(Unmoved::NotActive, "this node is not the active one");
-    }
-    if !view.peer_answers && !force {
-        let peer = &pair.peer_node().name;
-        return refused(Unmoved::Unsafe, &format!("{peer} does not answer; --force asks it all the same"));
-    }
-    handle.fail_over();
-    let (deadline, mut began) = (Instant::now() + HAND_OVER_MAX, false);
-    loop {
-        let view = handle.view();
-        if !view.vip_held {
-            return Ok(());
-        }
-        if began && !view.is_handing_over || Instant::now() > deadline {
-            return refused(Unmoved::NobodyTookOver, "the peer did not take over in time; this node goes on");
-        }
-        began |= view.is_handing_over;
-        tokio::time::sleep(LOOK).await;
-    }
 }

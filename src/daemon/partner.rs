@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::RunError;
 use super::election::Role;
@@ -13,15 +13,14 @@ use crate::config::{self, Config, read_pair_key};
 use crate::events::Recorder;
 use crate::journal::Journal;
 use crate::pair::mirrors::Mirrors;
-use crate::pair::{self, Notice, Pair, View};
+use crate::pair::{self, Notice, Pair, Told, View};
 use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver};
 use crate::proto::pair::message::Status;
+use crate::proto::pair::moving::Move;
 use crate::status::{Observed, Partnered};
 use crate::supervise::Supervisor;
 use crate::vip;
 
-/// How long a node that has taken the addresses may take to say so over the link.
-const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
 /// How often the other node is shown how this one is. What matters sooner is said at once.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
 
@@ -44,7 +43,7 @@ impl Partner {
         own: &Arc<Journal>,
         role: watch::Receiver<Role>,
         supervisor: &Supervisor,
-    ) -> Result<Option<(Partner, mpsc::Receiver<Notice>)>, RunError> {
+    ) -> Result<Option<(Partner, Told)>, RunError> {
         let Some(pair) = &config.pair else { return Ok(None) };
         let key = read_pair_key(&pair.key_file).map_err(|error| RunError::Secrets(vec![error]))?;
         let outputs = config.outputs.iter().map(|output| output.name.clone()).collect();
@@ -56,10 +55,10 @@ impl Partner {
         };
         let (told, tells) = watch::channel(Status::default());
         let what = format!("cannot listen on {} port {} for the peer", pair.own_node().address, pair.port);
-        let (pair, notices) =
+        let (pair, told_of) =
             Pair::start(settings, own.clone(), mirrors.clone(), tells, supervisor).map_err(super::io_error(what))?;
         let (view, mirrored) = (pair.view(), mirrors.changed());
-        Ok(Some((Partner { pair, mirrors, told, role, view, mirrored, show: None }, notices)))
+        Ok(Some((Partner { pair, mirrors, told, role, view, mirrored, show: None }, told_of)))
     }
 
     /// What `status` looks at.
@@ -126,9 +125,14 @@ impl Partner {
             .send_if_modified(|status| std::mem::replace(&mut status.is_delivering, is_delivering) != is_delivering);
     }
 
-    /// Says that this node holds the addresses no more.
-    pub(super) fn resign(&self) {
-        self.told.send_if_modified(|status| std::mem::take(&mut status.is_active));
+    /// Whether this node is the active one.
+    pub(super) fn is_active(&self) -> bool {
+        self.role.borrow().active_since.is_some()
+    }
+
+    /// Says something of connections that move; whether there was room for it.
+    pub(super) fn say(&self, said: Move) -> bool {
+        self.pair.say(said)
     }
 
     /// Whether the other node is there and holds the addresses.
@@ -144,20 +148,6 @@ impl Partner {
     /// Whether the nodes talk.
     pub(super) fn is_connected(&self) -> bool {
         self.view.borrow().connected_since.is_some()
-    }
-
-    /// Whether the other node is there and holds the addresses, or says so in [`TAKE_OVER_MAX`].
-    pub(super) async fn takes_over(&self) -> bool {
-        let mut view = self.view.clone();
-        let took = view.wait_for(|view| view.peer.as_ref().is_none_or(|peer| peer.is_active));
-        let took = timeout(TAKE_OVER_MAX, took).await;
-        took.is_ok_and(|view| view.is_ok_and(|view| view.peer.is_some()))
-    }
-
-    /// Resolves when the nodes do not talk any more.
-    pub(super) async fn lost(&self) {
-        let mut view = self.view.clone();
-        let _ = view.wait_for(|view| view.connected_since.is_none()).await;
     }
 
     /// The outputs have changed: their deliveries are what mirrors wait for.

@@ -2,25 +2,65 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
 
+use super::departure::{Departures, ListenersPart, Passenger, Phase, Stay};
 use super::{Control, allowed, poisoned, quiescing};
 use crate::config::TlsServer;
 use crate::journal::State;
 use crate::metrics::InputMetrics;
 use crate::proto::envelope::Transport;
-use crate::sys;
+use crate::proto::syslog::framing::Standing;
+use crate::sys::{self, socket_filter};
 use crate::tls::{self, Stream};
 
 /// Pause after `accept` failed for want of file descriptors or memory, so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection, as a listener's task gives it to what serves it.
+pub(super) struct Newcomer {
+    pub(super) stream: TcpStream,
+    pub(super) source: SocketAddr,
+    /// What the other node has begun, if it had the connection before.
+    pub(super) begun: Option<Begun>,
+}
+
+/// How far a connection was read.
+#[derive(Debug)]
+pub struct Begun {
+    /// What was read and makes no whole message yet.
+    pub rest: Vec<u8>,
+    /// Where the search for messages stands.
+    pub standing: Standing,
+}
+
+/// A live connection that the other node had before.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The connection; does not block.
+    pub stream: std::net::TcpStream,
+    /// The client.
+    pub source: SocketAddr,
+    /// How far it was read there.
+    pub begun: Begun,
+}
+
+/// What a listener's task follows, beside its input's settings.
+pub(super) struct Surroundings {
+    pub(super) journal_state: watch::Receiver<State>,
+    pub(super) departures: Departures,
+    /// Live connections of the other node.
+    pub(super) arrivals: mpsc::Receiver<Arrival>,
+}
 
 /// Takes over a listening, non-blocking socket: the task that accepts until the stage says otherwise, then waits for the
 /// connections to end; or until the journal is poisoned, then closes them. `welcome` spawns what a connection needs. Must
@@ -31,44 +71,85 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) fn accept<S>(
     listener: std::net::TcpListener,
     control: watch::Receiver<Control<S>>,
-    journal_state: watch::Receiver<State>,
-    welcome: impl FnMut(&mut JoinSet<()>, TcpStream, SocketAddr),
+    surroundings: Surroundings,
+    welcome: impl FnMut(&mut JoinSet<()>, Newcomer),
 ) -> io::Result<impl Future<Output = ()>> {
-    Ok(run(TcpListener::from_std(listener)?, control, journal_state, welcome))
+    let part = surroundings.departures.listener(listener.local_addr()?);
+    Ok(run(TcpListener::from_std(listener)?, control, surroundings, part, welcome))
 }
 
 async fn run<S>(
     listener: TcpListener,
     mut control: watch::Receiver<Control<S>>,
-    mut journal_state: watch::Receiver<State>,
-    mut welcome: impl FnMut(&mut JoinSet<()>, TcpStream, SocketAddr),
+    surroundings: Surroundings,
+    mut part: Option<ListenersPart>,
+    mut welcome: impl FnMut(&mut JoinSet<()>, Newcomer),
 ) {
+    let Surroundings { mut journal_state, mut arrivals, .. } = surroundings;
     let mut connections = JoinSet::new();
     let is_poisoned = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, source)) => welcome(&mut connections, stream, source),
+                Ok((stream, source)) => welcome(&mut connections, Newcomer { stream, source, begun: None }),
                 Err(error) => {
                     control.borrow().metrics.rejected.inc("accept_error");
                     tracing::warn!(%error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
+            Some(arrival) = arrivals.recv() => match TcpStream::from_std(arrival.stream) {
+                Ok(stream) => {
+                    let Arrival { source, begun, .. } = arrival;
+                    welcome(&mut connections, Newcomer { stream, source, begun: Some(begun) });
+                }
+                Err(error) => tracing::warn!(%error, "cannot go on with a connection of the peer's"),
+            },
+            (phase, obeyed) = wanted(&mut part) => {
+                if let Err(error) = obey(&listener, phase) {
+                    tracing::warn!(%error, ?phase, "a listener stays as it is");
+                }
+                if phase == Phase::Hold {
+                    take_what_waits(&listener, |stream, source| {
+                        welcome(&mut connections, Newcomer { stream, source, begun: None });
+                    });
+                }
+                drop(obeyed);
+            },
             Some(ended) = connections.join_next() => log_panic(ended),
             () = quiescing(&mut control) => break false,
             () = poisoned(&mut journal_state) => break true,
         }
     };
+    drop(part);
     if is_poisoned {
         // What is not durable now never will be, and a sender that says nothing now would learn of it only by losing its
         // next message.
         drop(listener);
         connections.abort_all();
     } else {
-        take_the_rest(listener, |stream, source| welcome(&mut connections, stream, source));
+        take_the_rest(listener, |stream, source| {
+            welcome(&mut connections, Newcomer { stream, source, begun: None });
+        });
     }
     while let Some(ended) = connections.join_next().await {
         log_panic(ended);
+    }
+}
+
+/// What is wanted of the listener next, if ever anything is.
+async fn wanted(part: &mut Option<ListenersPart>) -> (Phase, super::departure::Obeyed) {
+    match part {
+        Some(part) => part.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn obey(listener: &TcpListener, phase: Phase) -> io::Result<()> {
+    match phase {
+        Phase::Stay => socket_filter::remove(listener),
+        Phase::End { .. } => socket_filter::drop_syn(listener),
+        Phase::Hold => socket_filter::drop_all(listener),
+        Phase::Gone => Ok(()),
     }
 }
 
@@ -79,8 +160,15 @@ fn take_the_rest(listener: TcpListener, mut welcome: impl FnMut(TcpStream, Socke
     if let Err(error) = sys::tcp::ignore(&listener) {
         tracing::debug!(%error, "a connection may come between the last one and the end");
     }
-    while let Ok((stream, source)) = listener.accept() {
-        if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+    take_what_waits(&listener, &mut welcome);
+}
+
+/// Takes in the connections that the kernel has ready, however the runtime sees it.
+fn take_what_waits(listener: &impl AsFd, mut welcome: impl FnMut(TcpStream, SocketAddr)) {
+    while let Ok((stream, source)) = SockRef::from(listener).accept() {
+        let stream = std::net::TcpStream::from(stream);
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let (Ok(stream), Some(source)) = (stream, source.as_socket()) {
             welcome(stream, source);
         }
     }
@@ -101,11 +189,19 @@ pub(super) struct Door<'a> {
     pub(super) allow: &'a [IpNet],
     pub(super) max_connections: Option<u32>,
     pub(super) metrics: &'a Arc<InputMetrics>,
+    pub(super) departures: &'a Departures,
+    /// Whether its connections can move to another host.
+    pub(super) can_move: bool,
 }
 
 impl Door<'_> {
     /// Counts a connection in, beside the `open` ones; `None` if it is turned away, which is counted and said.
-    pub(super) fn admit(&self, source: SocketAddr, open: usize) -> Option<Counted> {
+    pub(super) fn admit(&self, newcomer: &Newcomer, open: usize) -> Option<Counted> {
+        let Newcomer { stream, source, begun } = newcomer;
+        if begun.is_some() {
+            // The other node let it in, by the same rules.
+            return Some(self.count(stream));
+        }
         if !allowed(self.allow, source.ip().to_canonical()) {
             self.metrics.rejected.inc("denied");
             tracing::debug!(input = self.input, %source, "connection denied by `allow`");
@@ -116,18 +212,40 @@ impl Door<'_> {
             tracing::warn!(input = self.input, %source, "connection refused: max_connections reached");
             return None;
         }
+        Some(self.count(stream))
+    }
+
+    fn count(&self, stream: &TcpStream) -> Counted {
         self.metrics.connections_total.inc();
         self.metrics.connections.inc();
-        Some(Counted(self.metrics.clone()))
+        let local = stream.local_addr().ok();
+        let passenger = local.and_then(|local| self.departures.connection(local, self.can_move));
+        Counted { metrics: self.metrics.clone(), passenger }
     }
 }
 
 /// Counts a connection for as long as it lives.
-pub(super) struct Counted(Arc<InputMetrics>);
+pub(super) struct Counted {
+    metrics: Arc<InputMetrics>,
+    /// Its part when the address leaves this node, if it was made to such an address.
+    pub(super) passenger: Option<Passenger>,
+}
+
+impl Counted {
+    /// How long the connection may stay.
+    pub(super) fn stay<S>(&self, control: watch::Receiver<Control<S>>) -> Stay<S> {
+        Stay::new(control, self.passenger.as_ref())
+    }
+
+    /// Notes that it was ended although its sender had not.
+    pub(super) fn cut(&self) {
+        self.metrics.connections_cut.inc();
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.dec();
+        self.metrics.connections.dec();
     }
 }
 
@@ -152,12 +270,13 @@ pub(super) async fn inside<S>(
     server: Option<tls::Server>,
     stream: TcpStream,
     source: SocketAddr,
-    control: watch::Receiver<Control<S>>,
+    metrics: &InputMetrics,
+    stay: &mut Stay<S>,
     grace: Duration,
 ) -> Option<(Stream, Transport)> {
     let Some(server) = server else { return Some((Stream::Plain(stream), Transport::Tcp)) };
     // Boxed: a handshake is larger than the connection that it becomes.
-    let stream = Box::pin(shake_hands(server, stream, source, control, grace)).await?;
+    let stream = Box::pin(shake_hands(server, stream, source, metrics, stay, grace)).await?;
     Some((stream, Transport::Tls))
 }
 
@@ -166,12 +285,12 @@ pub(super) async fn shake_hands<S>(
     server: tls::Server,
     stream: TcpStream,
     source: SocketAddr,
-    mut control: watch::Receiver<Control<S>>,
+    metrics: &InputMetrics,
+    stay: &mut Stay<S>,
     grace: Duration,
 ) -> Option<Stream> {
-    let metrics = control.borrow().metrics.clone();
     let leaving = async {
-        quiescing(&mut control).await;
+        stay.is_over().await;
         sleep(grace).await;
     };
     let shaken = tokio::select! {

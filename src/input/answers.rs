@@ -90,6 +90,8 @@ pub(super) enum Cut {
     Because(&'static str),
     /// The journal takes nothing, or nobody is there any more.
     Silently,
+    /// The node leaves, and the client took its time.
+    Late,
 }
 
 /// The writing half of a connection and what is owed to it.

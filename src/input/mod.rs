@@ -7,6 +7,7 @@
 
 mod accept;
 mod answers;
+mod departure;
 pub mod forward;
 mod kept;
 pub mod relp;
@@ -21,14 +22,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use self::accept::Surroundings;
+pub use self::accept::{Arrival, Begun};
+pub use self::departure::{Departures, Held, Phase};
 pub use self::kept::Kept;
 use crate::config::{Config, Input, Listen, Protocol, RelpInput, SecretError, SyslogInput};
 use crate::journal::{Appender, State};
 use crate::metrics::{InputMetrics, Metrics};
 use crate::proto::envelope::Timestamp;
+use crate::proto::pair::moving::CONNECTIONS_MAX;
 use crate::proto::stage::Stage;
 use crate::supervise::Supervisor;
 use crate::sys;
@@ -79,6 +84,16 @@ pub struct Context {
     pub grace: Duration,
     /// The chunks that forward inputs know again.
     pub repeats: Arc<forward::Repeats>,
+    /// Where connections leave with their addresses.
+    pub departures: Departures,
+}
+
+impl Context {
+    /// What a listener follows to which no connection ever comes from the other node.
+    fn surroundings(&self) -> Surroundings {
+        let (journal_state, departures) = (self.journal_state.clone(), self.departures.clone());
+        Surroundings { journal_state, departures, arrivals: mpsc::channel(1).1 }
+    }
 }
 
 /// The settings of one input, as its kind needs them.
@@ -227,6 +242,8 @@ struct Listener {
     address: SocketAddr,
     /// The name under which its sockets are [kept](Kept).
     kept_as: Option<String>,
+    /// Where live connections of the other node go; `None` if it takes none.
+    arrivals: Option<mpsc::Sender<Arrival>>,
 }
 
 /// Where a listener's tasks hear what is wanted.
@@ -368,24 +385,27 @@ impl Inputs {
         let Opened { place, sockets, kept_as } = opened;
         let address = sockets.local_address()?;
         let kept_as = kept_as.or_else(|| self.kept.store(input.settings.name(), &place, &sockets));
-        let (_, listen) = &place;
+        let (kind, listen) = &place;
         let task_name = format!("input {} {listen}", input.settings.name());
         let publisher = Publisher::new(input);
+        let (arrivals, receiver) = mpsc::channel(CONNECTIONS_MAX);
+        let arrivals = Some(arrivals).filter(|_| *kind == Kind::Syslog && listen.protocol == Protocol::Tcp);
         let tasks = match &publisher {
-            Publisher::Syslog(control) => self.start_syslog(&task_name, listen.protocol, address, sockets, control)?,
+            Publisher::Syslog(control) => {
+                self.start_syslog((&task_name, listen.protocol, address), sockets, control, receiver)?
+            }
             Publisher::Forward(control) => self.start_forward(&task_name, address, sockets, control)?,
             Publisher::Relp(control) => self.start_relp(&task_name, listen.protocol, address, sockets, control)?,
         };
-        Ok(Listener { publisher, tasks, address, kept_as })
+        Ok(Listener { publisher, tasks, address, kept_as, arrivals })
     }
 
     fn start_syslog(
         &self,
-        task_name: &str,
-        protocol: Protocol,
-        address: SocketAddr,
+        (task_name, protocol, address): (&str, Protocol, SocketAddr),
         sockets: Sockets,
         control: &watch::Sender<Control<SyslogInput>>,
+        arrivals: mpsc::Receiver<Arrival>,
     ) -> io::Result<Vec<JoinHandle<()>>> {
         let input = control.borrow().settings.name.clone();
         let mut tasks = Vec::new();
@@ -412,7 +432,7 @@ impl Inputs {
             Sockets::Tcp(listener) => {
                 tracing::info!(input, %address, %protocol, "listening for syslog over TCP");
                 let is_tls = protocol == Protocol::Tls;
-                let task = tcp::serve(listener, is_tls, control.subscribe(), self.context.clone())?;
+                let task = tcp::serve(listener, is_tls, control.subscribe(), self.context.clone(), arrivals)?;
                 tasks.push(self.context.supervisor.spawn(task_name, task));
             }
         }
@@ -460,6 +480,25 @@ impl Inputs {
         let is_tls = protocol == Protocol::Tls;
         let task = relp::serve(listener, is_tls, control.subscribe(), self.context.clone())?;
         Ok(vec![self.context.supervisor.spawn(task_name, task)])
+    }
+
+    /// Whether a live connection to `local` could go on here.
+    #[must_use]
+    pub fn would_take(&self, local: SocketAddr) -> bool {
+        self.arrivals_at(local).is_some()
+    }
+
+    /// Goes on with a connection to `local` that the other node had; whether somebody does.
+    pub fn take_over(&self, local: SocketAddr, arrival: Arrival) -> bool {
+        self.arrivals_at(local).is_some_and(|arrivals| arrivals.try_send(arrival).is_ok())
+    }
+
+    fn arrivals_at(&self, local: SocketAddr) -> Option<&mpsc::Sender<Arrival>> {
+        let is_here = |at: SocketAddr| {
+            at.port() == local.port()
+                && (at.ip().is_unspecified() || at.ip().to_canonical() == local.ip().to_canonical())
+        };
+        self.listeners.values().filter(|one| is_here(one.address)).find_map(|listener| listener.arrivals.as_ref())
     }
 
     /// Takes nothing new and finishes what is on its way. What comes from now on waits for the next run, if the sockets are

@@ -11,30 +11,37 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::accept::{Counted, Door, accept, follow, shake_hands};
-use super::{Context, Control, now, quiescing};
+use super::accept::{Arrival, Begun, Counted, Door, Newcomer, Surroundings, accept, follow, shake_hands};
+use super::departure::{Due, Held, Passenger, Phase, State, Stay};
+use super::{Context, Control, now};
 use crate::config::SyslogInput;
 use crate::journal::Appender;
 use crate::journal::memory::Memory;
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
 use crate::proto::envelope::{Origin, Transport};
+use crate::proto::pair::moving::Moving;
 use crate::proto::syslog::framing::{Ending, Framer, FramingError, Step};
 use crate::sys;
+use crate::sys::tcp_repair::{self, DumpError};
 use crate::tls::{self, Stream};
 
 /// Bytes taken from a connection before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
+/// A segment may be past a socket's filter on another processor when that is set: 0.3 ms, measured; timers have milliseconds.
+const PAST_THE_FILTER: Duration = Duration::from_millis(1);
+/// How long a connection that has moved is still there: the neighbours know the addresses' new place by then.
+const GONE_AFTER: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Where this worker's connections read into, one at a time and never across an await.
@@ -51,12 +58,11 @@ pub fn serve(
     is_tls: bool,
     control: watch::Receiver<Control<SyslogInput>>,
     context: Context,
+    arrivals: mpsc::Receiver<Arrival>,
 ) -> io::Result<impl Future<Output = ()>> {
-    let journal_state = context.journal_state.clone();
+    let surroundings = Surroundings { arrivals, ..context.surroundings() };
     let mut reception = Reception { is_tls, tls: None, control: control.clone(), context };
-    accept(listener, control, journal_state, move |connections, stream, source| {
-        reception.welcome(connections, stream, source);
-    })
+    accept(listener, control, surroundings, move |connections, newcomer| reception.welcome(connections, newcomer))
 }
 
 struct Reception {
@@ -68,29 +74,36 @@ struct Reception {
 }
 
 impl Reception {
-    fn welcome(&mut self, connections: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
+    fn welcome(&mut self, connections: &mut JoinSet<()>, newcomer: Newcomer) {
         let Control { settings, metrics, .. } = self.control.borrow().clone();
         let SyslogInput { name, allow, max_connections, .. } = &*settings;
-        let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
-        let Some(counted) = door.admit(source, connections.len()) else { return };
+        let (departures, can_move) = (&self.context.departures, !self.is_tls);
+        let door =
+            Door { input: name, allow, max_connections: *max_connections, metrics: &metrics, departures, can_move };
+        let Some(counted) = door.admit(&newcomer, connections.len()) else { return };
+        let Newcomer { stream, source, begun } = newcomer;
         if let Err(error) = sys::tcp::keep_alive(&stream) {
             tracing::debug!(%source, %error, "keepalive");
         }
         let Context { appender, grace, .. } = self.context.clone();
-        let (control, memory) = (self.control.clone(), appender.memory().clone());
+        let memory = appender.memory().clone();
+        let mut stay = counted.stay(self.control.clone());
         let server = follow(&mut self.tls, settings.tls.as_ref());
-        let connection = move |stream| {
-            let framer = Framer::new(settings.max_message);
-            Connection { stream, source, framer, rest: Vec::new(), settings, metrics, memory, _counted: counted }
+        let max_message = settings.max_message;
+        let (framer, rest) = match begun {
+            Some(Begun { rest, standing }) => (Framer::resume(max_message, standing), rest),
+            None => (Framer::new(max_message), Vec::new()),
         };
+        let of_the_handshake = metrics.clone();
+        let connection = move |stream| Connection { stream, source, framer, rest, settings, metrics, memory, counted };
         if !self.is_tls {
-            connections.spawn(connection(Stream::Plain(stream)).run(appender, control, grace));
+            connections.spawn(connection(Stream::Plain(stream)).run(appender, stay, grace));
         } else if let Some(server) = server {
             connections.spawn(async move {
                 // Boxed: a handshake is larger than the connection that it becomes.
-                let shaken = Box::pin(shake_hands(server, stream, source, control.clone(), grace)).await;
-                if let Some(stream) = shaken {
-                    connection(stream).run(appender, control, grace).await;
+                let shaken = shake_hands(server, stream, source, &of_the_handshake, &mut stay, grace);
+                if let Some(stream) = Box::pin(shaken).await {
+                    connection(stream).run(appender, stay, grace).await;
                 }
             });
         }
@@ -106,7 +119,7 @@ struct Connection {
     settings: Arc<SyslogInput>,
     metrics: Arc<InputMetrics>,
     memory: Arc<Memory>,
-    _counted: Counted,
+    counted: Counted,
 }
 
 /// What one read gave.
@@ -117,8 +130,18 @@ enum Taken {
     Last(BatchBuilder),
 }
 
+/// How a connection goes on that stood still.
+enum Next {
+    /// As before.
+    On,
+    /// It finishes and ends.
+    End,
+    /// It is over: the other node has it, or the client had closed.
+    Over,
+}
+
 impl Connection {
-    async fn run(mut self, appender: Appender, mut control: watch::Receiver<Control<SyslogInput>>, grace: Duration) {
+    async fn run(mut self, appender: Appender, mut stay: Stay<SyslogInput>, grace: Duration) {
         let mut closing = None;
         loop {
             let idle = self.settings.idle_timeout.map(|idle| Instant::now() + idle);
@@ -128,6 +151,8 @@ impl Connection {
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     if closing.is_none() {
                         self.metrics.rejected.inc("idle_timeout");
+                    } else {
+                        self.counted.cut();
                     }
                     // A line whose end never came was taken all the same: our kernel has acknowledged it.
                     let rest = std::mem::take(&mut self.rest);
@@ -138,11 +163,18 @@ impl Connection {
                     }
                     break;
                 }
-                () = quiescing(&mut control), if closing.is_none() => {
-                    // Our FIN, after `close_notify` inside TLS, asks the sender to go elsewhere; what it still sends is
-                    // read until its own FIN.
-                    let _ = self.stream.shutdown().await;
-                    closing = Some(Instant::now() + grace);
+                due = stay.due(), if closing.is_none() => {
+                    let next = if due == Due::Hold { self.hold(&appender).await } else { Next::End };
+                    match next {
+                        Next::On => {}
+                        Next::Over => break,
+                        Next::End => {
+                            // Our FIN, after `close_notify` inside TLS, asks the sender to go elsewhere; what it still
+                            // sends is read until its own FIN.
+                            let _ = self.stream.shutdown().await;
+                            closing = Some(Instant::now() + grace);
+                        }
+                    }
                     continue;
                 }
             };
@@ -160,13 +192,87 @@ impl Connection {
         }
     }
 
+    /// Stands still and is handed in, until it is known what becomes of it. The client notices a pause.
+    async fn hold(&mut self, appender: &Appender) -> Next {
+        match self.stand_still(appender).await {
+            Ok(Some((number, passenger))) => {
+                let outcome = passenger.outcome(number).await;
+                if outcome == Phase::Gone {
+                    // What neighbours still send here is swallowed in silence.
+                    sleep(GONE_AFTER).await;
+                    return Next::Over;
+                }
+                let is_on = outcome == Phase::Stay;
+                self.take_back(if is_on { State::Stays } else { State::Ends });
+                if is_on { Next::On } else { Next::End }
+            }
+            Ok(None) => Next::Over,
+            Err(error) => {
+                tracing::debug!(source = %self.source, %error, "the connection cannot move");
+                self.take_back(State::Ends);
+                Next::End
+            }
+        }
+    }
+
+    fn take_back(&mut self, state: State) {
+        if let Err(error) = tcp_repair::take_back(self.stream.tcp()) {
+            tracing::warn!(source = %self.source, %error, "a connection that stood still cannot go on");
+        }
+        if let Some(passenger) = &mut self.counted.passenger {
+            passenger.set(state);
+        }
+    }
+
+    /// Hears nothing more, takes in what is there, and hands in what another host needs to go on; `None` if the client has
+    /// closed.
+    async fn stand_still(&mut self, appender: &Appender) -> Result<Option<(u32, &Passenger)>, DumpError> {
+        tcp_repair::freeze(self.stream.tcp())?;
+        sleep(PAST_THE_FILTER).await;
+        let image = loop {
+            let (batch, is_last) = match self.take_now()? {
+                Taken::Some(batch) => (batch, false),
+                Taken::Last(batch) => (batch, true),
+            };
+            let is_refused = !batch.is_empty() && appender.append(batch).await.is_err();
+            if is_last || is_refused {
+                // It ends as any other does.
+                tcp_repair::take_back(self.stream.tcp())?;
+                return Ok(None);
+            }
+            match tcp_repair::dump(self.stream.tcp()) {
+                Err(DumpError::Unread(_)) => {}
+                dumped => break dumped?,
+            }
+        };
+        let socket = self.stream.tcp().as_fd().try_clone_to_owned()?;
+        // Without one nobody would have asked.
+        let passenger = self.counted.passenger.as_mut().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let number = passenger.number();
+        let moving = Moving::new(number, &image, self.rest.clone(), self.framer.standing());
+        let held = moving.map(|moving| Held { number, moving, image, socket });
+        match held.is_some_and(|held| passenger.hand_in(held)) {
+            true => Ok(Some((number, passenger))),
+            false => Err(io::Error::other("it is more than can be sent").into()),
+        }
+    }
+
+    /// Takes the frames out of what the kernel has, without waiting.
+    fn take_now(&mut self) -> io::Result<Taken> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let kept = self.prepare(scratch);
+            match sys::tcp::read_now(self.stream.tcp(), &mut scratch[kept..kept + READ_BYTES]) {
+                Ok(read) => Ok(self.take(&scratch[..kept + read], read)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Some(self.builder(0))),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
     /// Reads once, when there is something to read, and takes the frames out.
     fn poll_take(&mut self, context: &mut task::Context<'_>) -> Poll<Taken> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let kept = self.rest.len();
-            if scratch.len() < kept + READ_BYTES {
-                scratch.resize(kept + READ_BYTES, 0);
-            }
+            let kept = self.prepare(scratch);
             let read = match ready!(self.stream.poll_fill(context, &mut scratch[kept..kept + READ_BYTES])) {
                 Ok(read) => read,
                 // Inside TLS: FIN without `close_notify`, as devices do it.
@@ -177,10 +283,22 @@ impl Connection {
                     0
                 }
             };
-            scratch[..kept].copy_from_slice(&self.rest);
-            let filled = &scratch[..kept + read];
-            Poll::Ready(if read == 0 { Taken::Last(self.finish(filled)) } else { self.frame(filled) })
+            Poll::Ready(self.take(&scratch[..kept + read], read))
         })
+    }
+
+    /// Puts what was kept in front of what will be read; its length.
+    fn prepare(&self, scratch: &mut Vec<u8>) -> usize {
+        let kept = self.rest.len();
+        if scratch.len() < kept + READ_BYTES {
+            scratch.resize(kept + READ_BYTES, 0);
+        }
+        scratch[..kept].copy_from_slice(&self.rest);
+        kept
+    }
+
+    fn take(&mut self, filled: &[u8], read: usize) -> Taken {
+        if read == 0 { Taken::Last(self.finish(filled)) } else { self.frame(filled) }
     }
 
     fn builder(&self, capacity: usize) -> BatchBuilder {

@@ -161,7 +161,11 @@ struct Conversation {
 
 impl Conversation {
     async fn talk(&mut self, first: Option<Frame>) -> Result<(), Ended> {
-        let mut told = self.shared.told.clone();
+        let shared = self.shared.clone();
+        let mut told = shared.told.clone();
+        let mut moves = shared.moves.lock().await;
+        // To an earlier connection.
+        while moves.try_recv().is_ok() {}
         self.session.set_status(Instant::now(), told.borrow_and_update().clone());
         if let Some(frame) = first {
             self.handle(frame).await?;
@@ -196,6 +200,7 @@ impl Conversation {
                     self.tell_deliveries();
                     self.session.set_status(Instant::now(), status);
                 }
+                Some(said) = moves.recv(), if has_room => self.session.say_move(Instant::now(), said),
                 () = sleep_until(self.session.poll_timeout().into()) => self.session.handle_timeout(Instant::now())?,
             }
         }
@@ -243,6 +248,8 @@ impl Conversation {
                 view.round_trip = tcp::delivery(&self.socket).ok().map(|delivery| delivery.round_trip);
                 is_news
             })),
+            // Without room connections do not move: the link waits for nobody.
+            Effect::Moving(said) => drop(shared.moves_heard.try_send(said)),
             Effect::RolledBack { journal, mirror, writer } => {
                 let what = format!(
                     "{journal} is not mirrored: its own node has it up to {}, the mirror up to {}",

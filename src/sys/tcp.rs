@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::vrrp_socket::RETURN_NOTHING;
@@ -59,6 +60,14 @@ pub fn keep_alive<S: std::os::fd::AsFd>(stream: &S) -> io::Result<()> {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(6);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Reads what is there, without waiting and without asking a runtime; 0 at the stream's end.
+///
+/// # Errors
+/// What the system says; `WouldBlock` if nothing is there.
+pub fn read_now(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(stream.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// What a connection's TCP knows of its peer (`TCP_INFO`).

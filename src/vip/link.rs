@@ -16,7 +16,7 @@ use crate::sys::netlink::{Address, Arp, Interface, Lifetime, Netlink};
 use crate::sys::vrrp_socket::VrrpSocket;
 
 /// How long IPv6 may take to route to a new address before it is announced all the same.
-const ROUTE_LIMIT: Duration = Duration::from_millis(50);
+pub(super) const ROUTE_LIMIT: Duration = Duration::from_millis(50);
 
 /// What is open on the interface while it is there.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Settings;
@@ -14,8 +13,9 @@ use super::budget::Share;
 use super::frames::{Asked, End, Frames, Taken, What};
 use super::handshake::shake_hands;
 use super::repeats::{First, Repeats};
+use crate::input::accept::Counted;
 use crate::input::answers::{ANSWER_WITHIN, Answers, Cut, Promise, Unanswered};
-use crate::input::{Control, quiescing};
+use crate::input::departure::Stay;
 use crate::journal::{Appender, Read};
 use crate::metrics::InputMetrics;
 use crate::proto::batch::Batch;
@@ -38,12 +38,13 @@ pub(super) struct Parts<S> {
     pub(super) settings: Arc<Settings>,
     pub(super) metrics: Arc<InputMetrics>,
     pub(super) appender: Appender,
+    pub(super) counted: Counted,
     pub(super) repeats: Arc<Repeats>,
     pub(super) share: Share,
 }
 
 /// Serves a client until it or the stage says otherwise. While it quiesces it may go on for `grace`.
-pub(super) async fn run<S>(mut parts: Parts<S>, mut control: watch::Receiver<Control<Settings>>, grace: Duration)
+pub(super) async fn run<S>(mut parts: Parts<S>, mut stay: Stay<Settings>, grace: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -51,7 +52,7 @@ where
     if let Some(security) = &parts.settings.security {
         let outcome = tokio::select! {
             outcome = shake_hands(&mut parts.stream, security) => outcome,
-            () = quiescing(&mut control) => return,
+            () = stay.is_over() => return,
         };
         match outcome {
             Ok((_, received)) => begin = received,
@@ -64,7 +65,7 @@ where
             }
         }
     }
-    Connection::new(parts, begin).serve(control, grace).await;
+    Connection::new(parts, begin).serve(stay, grace).await;
 }
 
 struct Connection<S> {
@@ -75,6 +76,7 @@ struct Connection<S> {
     source: SocketAddr,
     settings: Arc<Settings>,
     metrics: Arc<InputMetrics>,
+    counted: Counted,
     /// Where the last batch of this connection ends.
     appended: Mark,
     read_at: Instant,
@@ -87,7 +89,7 @@ struct Connection<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn new(parts: Parts<S>, begin: Vec<u8>) -> Connection<S> {
-        let Parts { stream, source, transport, settings, metrics, appender, repeats, share } = parts;
+        let Parts { stream, source, transport, settings, metrics, appender, counted, repeats, share } = parts;
         let (reader, writer) = tokio::io::split(stream);
         let promise = Promise::of(appender.promised());
         Connection {
@@ -106,6 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             source,
             settings,
             metrics,
+            counted,
             appended: Mark::default(),
             read_at: Instant::now(),
             ended: false,
@@ -114,13 +117,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    async fn serve(mut self, control: watch::Receiver<Control<Settings>>, grace: Duration) {
-        match self.exchange(control, grace).await {
+    async fn serve(mut self, stay: Stay<Settings>, grace: Duration) {
+        match self.exchange(stay, grace).await {
             Ok(()) => {
                 // What is unread would make a reset of the close, which may overtake the last answers.
                 let _ = timeout(CLOSE_WITHIN, self.answers.close()).await;
             }
             Err(Cut::Silently) => {}
+            Err(Cut::Late) => self.counted.cut(),
             Err(Cut::Because(reason)) => {
                 self.metrics.rejected.inc(reason);
                 tracing::debug!(source = %self.source, reason, "connection closed without its acknowledgements");
@@ -129,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Takes frames and answers them, until the stream ended and all is answered.
-    async fn exchange(&mut self, mut control: watch::Receiver<Control<Settings>>, grace: Duration) -> Result<(), Cut> {
+    async fn exchange(&mut self, mut stay: Stay<Settings>, grace: Duration) -> Result<(), Cut> {
         let mut goodbye_at = Instant::now();
         while !(self.ended && self.answers.is_done()) {
             let (at, cut) = self.deadline().map_or((Instant::now(), None), |(at, cut)| (at, Some(cut)));
@@ -138,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 biased;
                 // Before the reading, which may never have to wait.
                 () = sleep_until(at), if cut.is_some() => return Err(cut.unwrap_or(Cut::Silently)),
-                () = quiescing(&mut control), if self.closing.is_none() => {
+                () = stay.is_over(), if self.closing.is_none() => {
                     self.closing = Some(Instant::now() + grace);
                     goodbye_at = Instant::now() + LOOK_FIRST.min(grace);
                 }
@@ -164,7 +168,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let reason = if self.answers.waits_for_client() { "not_reading" } else { "ack_timeout" };
             (at, Cut::Because(reason))
         });
-        let closing = self.closing.map(|at| (at, Cut::Silently));
+        let closing = self.closing.map(|at| (at, Cut::Late));
         let idle = self.settings.config.idle_timeout.filter(|_| self.answers.is_done());
         let idle = idle.map(|idle| (self.read_at + idle, Cut::Because("idle_timeout")));
         let overdrawn = self.frames.share.is_overdrawn();

@@ -20,14 +20,13 @@ mod heartbeat;
 mod repeats;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::accept::{Door, accept, follow, inside, make_answering};
+use super::accept::{Door, Newcomer, accept, follow, inside, make_answering};
 use super::{Context, Control};
 use crate::config::{ForwardInput, SecretError, read_key, read_users};
 use crate::proto::forward::handshake::Security;
@@ -78,12 +77,10 @@ pub fn serve(
     control: watch::Receiver<Control<Settings>>,
     context: Context,
 ) -> io::Result<impl Future<Output = ()>> {
-    let journal_state = context.journal_state.clone();
+    let surroundings = context.surroundings();
     let budget = Arc::new(Budget::new(BUDGET_BYTES));
     let mut reception = Reception { control: control.clone(), context, budget, tls: None };
-    accept(listener, control, journal_state, move |connections, stream, source| {
-        reception.welcome(connections, stream, source);
-    })
+    accept(listener, control, surroundings, move |connections, newcomer| reception.welcome(connections, newcomer))
 }
 
 struct Reception {
@@ -96,22 +93,24 @@ struct Reception {
 
 impl Reception {
     /// Forwarders open a connection each second only to see that they can: nothing here is logged for those.
-    fn welcome(&mut self, connections: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
+    fn welcome(&mut self, connections: &mut JoinSet<()>, newcomer: Newcomer) {
         let Control { settings, metrics, .. } = self.control.borrow().clone();
         let ForwardInput { name, allow, max_connections, .. } = &settings.config;
-        let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
-        let Some(counted) = door.admit(source, connections.len()) else { return };
+        let (departures, can_move) = (&self.context.departures, false);
+        let door =
+            Door { input: name, allow, max_connections: *max_connections, metrics: &metrics, departures, can_move };
+        let Some(counted) = door.admit(&newcomer, connections.len()) else { return };
+        let Newcomer { stream, source, .. } = newcomer;
         make_answering(&stream, source);
         let server = follow(&mut self.tls, settings.config.tls.as_ref());
         let Context { appender, grace, repeats, .. } = self.context.clone();
         let share = Share::new(self.budget.clone());
-        let control = self.control.clone();
+        let mut stay = counted.stay(self.control.clone());
         connections.spawn(async move {
-            let _counted = counted;
-            let inside = inside(server, stream, source, control.clone(), grace).await;
+            let inside = inside(server, stream, source, &metrics, &mut stay, grace).await;
             let Some((stream, transport)) = inside else { return };
-            let parts = Parts { stream, source, transport, settings, metrics, appender, repeats, share };
-            connection::run(parts, control, grace).await;
+            let parts = Parts { stream, source, transport, settings, metrics, appender, repeats, share, counted };
+            connection::run(parts, stay, grace).await;
         });
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::frames::{Frames, Taken};
 use crate::config::RelpInput;
+use crate::input::accept::Counted;
 use crate::input::answers::{self, ANSWER_WITHIN, Answers, Cut, Promise, Unanswered};
-use crate::input::{Control, quiescing};
+use crate::input::departure::Stay;
 use crate::journal::Appender;
 use crate::metrics::InputMetrics;
 use crate::proto::envelope::Transport;
@@ -46,14 +46,15 @@ pub(super) struct Parts<S> {
     pub(super) settings: Arc<RelpInput>,
     pub(super) metrics: Arc<InputMetrics>,
     pub(super) appender: Appender,
+    pub(super) counted: Counted,
 }
 
 /// Serves a client until it or the stage says otherwise; then what was taken in may go on for `grace`.
-pub(super) async fn run<S>(parts: Parts<S>, control: watch::Receiver<Control<RelpInput>>, grace: Duration)
+pub(super) async fn run<S>(parts: Parts<S>, stay: Stay<RelpInput>, grace: Duration)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Parts { stream, source, transport, settings, metrics, appender } = parts;
+    let Parts { stream, source, transport, settings, metrics, appender, counted } = parts;
     let (reader, writer) = tokio::io::split(stream);
     let promise = Promise::of(appender.promised());
     let connection = Connection {
@@ -63,12 +64,13 @@ where
         source,
         settings,
         metrics,
+        counted,
         appended: Mark::default(),
         read_at: Instant::now(),
         ended: false,
         closing: None,
     };
-    connection.serve(control, grace).await;
+    connection.serve(stay, grace).await;
 }
 
 struct Connection<S> {
@@ -78,6 +80,7 @@ struct Connection<S> {
     source: SocketAddr,
     settings: Arc<RelpInput>,
     metrics: Arc<InputMetrics>,
+    counted: Counted,
     /// Where the last batch of this connection ends.
     appended: Mark,
     read_at: Instant,
@@ -88,8 +91,8 @@ struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    async fn serve(mut self, control: watch::Receiver<Control<RelpInput>>, grace: Duration) {
-        match self.exchange(control, grace).await {
+    async fn serve(mut self, stay: Stay<RelpInput>, grace: Duration) {
+        match self.exchange(stay, grace).await {
             Ok(()) => {
                 let _ = timeout(CLOSE_WITHIN, self.answers.close()).await;
                 // What is unread would make a reset of the close, which may overtake the last answers. It has none, so
@@ -98,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 let _ = timeout_at(until, self.frames.discard()).await;
             }
             Err(Cut::Silently) => {}
+            Err(Cut::Late) => self.counted.cut(),
             Err(Cut::Because(reason)) => {
                 self.metrics.rejected.inc(reason);
                 tracing::debug!(source = %self.source, reason, "connection closed without its answers");
@@ -106,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Takes frames and answers them, until nothing more is to come and all is answered.
-    async fn exchange(&mut self, mut control: watch::Receiver<Control<RelpInput>>, grace: Duration) -> Result<(), Cut> {
+    async fn exchange(&mut self, mut stay: Stay<RelpInput>, grace: Duration) -> Result<(), Cut> {
         let mut last_look = Instant::now();
         while !(self.ended && self.answers.is_done()) {
             let (cut_at, cut) = self.deadline().map_or((Instant::now(), None), |(at, cut)| (at, Some(cut)));
@@ -115,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 biased;
                 // Before the reading, which may never have to wait.
                 () = sleep_until(cut_at), if cut.is_some() => return Err(cut.unwrap_or(Cut::Silently)),
-                () = quiescing(&mut control), if self.closing.is_none() => {
+                () = stay.is_over(), if self.closing.is_none() => {
                     self.closing = Some(Instant::now() + grace);
                     last_look = Instant::now() + LOOK_FIRST.min(grace);
                 }
@@ -141,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let reason = if self.answers.waits_for_client() { "not_reading" } else { "ack_timeout" };
             (at, Cut::Because(reason))
         });
-        let closing = self.closing.map(|at| (at, Cut::Silently));
+        let closing = self.closing.map(|at| (at, Cut::Late));
         [answer, closing].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 

@@ -15,13 +15,12 @@ mod connection;
 mod frames;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::accept::{Door, accept, follow, inside, make_answering};
+use super::accept::{Door, Newcomer, accept, follow, inside, make_answering};
 use super::{Context, Control};
 use crate::config::RelpInput;
 use crate::tls;
@@ -38,11 +37,9 @@ pub fn serve(
     control: watch::Receiver<Control<RelpInput>>,
     context: Context,
 ) -> io::Result<impl Future<Output = ()>> {
-    let journal_state = context.journal_state.clone();
+    let surroundings = context.surroundings();
     let mut reception = Reception { is_tls, tls: None, control: control.clone(), context };
-    accept(listener, control, journal_state, move |connections, stream, source| {
-        reception.welcome(connections, stream, source);
-    })
+    accept(listener, control, surroundings, move |connections, newcomer| reception.welcome(connections, newcomer))
 }
 
 struct Reception {
@@ -54,23 +51,26 @@ struct Reception {
 }
 
 impl Reception {
-    fn welcome(&mut self, connections: &mut JoinSet<()>, stream: TcpStream, source: SocketAddr) {
+    fn welcome(&mut self, connections: &mut JoinSet<()>, newcomer: Newcomer) {
         let Control { settings, metrics, .. } = self.control.borrow().clone();
         let RelpInput { name, allow, max_connections, .. } = &*settings;
-        let door = Door { input: name, allow, max_connections: *max_connections, metrics: &metrics };
-        let Some(counted) = door.admit(source, connections.len()) else { return };
+        let (departures, can_move) = (&self.context.departures, false);
+        let door =
+            Door { input: name, allow, max_connections: *max_connections, metrics: &metrics, departures, can_move };
+        let Some(counted) = door.admit(&newcomer, connections.len()) else { return };
+        let Newcomer { stream, source, .. } = newcomer;
         make_answering(&stream, source);
         let server = follow(&mut self.tls, settings.tls.as_ref()).filter(|_| self.is_tls);
         if self.is_tls && server.is_none() {
             return;
         }
         let Context { appender, grace, .. } = self.context.clone();
-        let control = self.control.clone();
+        let mut stay = counted.stay(self.control.clone());
         connections.spawn(async move {
-            let _counted = counted;
-            let inside = inside(server, stream, source, control.clone(), grace).await;
+            let inside = inside(server, stream, source, &metrics, &mut stay, grace).await;
             let Some((stream, transport)) = inside else { return };
-            connection::run(Parts { stream, source, transport, settings, metrics, appender }, control, grace).await;
+            connection::run(Parts { stream, source, transport, settings, metrics, appender, counted }, stay, grace)
+                .await;
         });
     }
 }

@@ -12,6 +12,7 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::moving::Move;
 use crate::proto::batch::{BODY_BYTES_MAX, HEADER_LEN};
 use crate::proto::position::{JournalId, Mark, NodeName};
 
@@ -57,6 +58,8 @@ pub enum Message {
     },
     /// How the node is; also a sign of life.
     Status(Status),
+    /// Of live connections that move with the addresses.
+    Move(Move),
 }
 
 /// Who speaks, and what it has.

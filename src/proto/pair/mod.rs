@@ -5,6 +5,7 @@
 //!   where, and how far the other one has them.
 //! - `promise`: what an acknowledgement to a sender waits for, with and without the other node.
 //! - `delivery`: which of the two delivers which journals.
+//! - `moving`: what they say of live connections that move with the addresses.
 //!
 //! A journal is shipped by the node that writes it, as far as it is durable there. A journal whose writer lost its disk
 //! is an orphan: whoever has more of it ships it to the other, so that either can deliver it. What has arrived is never
@@ -12,5 +13,6 @@
 
 pub mod delivery;
 pub mod message;
+pub mod moving;
 pub mod promise;
 pub mod session;

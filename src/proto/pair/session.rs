@@ -20,6 +20,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::message::{Frame, FrameError, Held, Hello, Message, PROTOCOL, Status, Stream, batches_head, control};
+use super::moving::Move;
 use crate::proto::batch::{Batch, BatchError, Stamp};
 use crate::proto::position::{JournalId, Mark, NodeName, Position};
 
@@ -117,6 +118,8 @@ pub enum Effect {
     },
     /// How the other node is.
     Heard(Status),
+    /// What the other node says of connections that move.
+    Moving(Move),
     /// The other node has more of a journal than the node that writes it: its disk went back in time. It is not mirrored.
     RolledBack {
         /// Which.
@@ -208,6 +211,10 @@ impl Session {
                 self.effects.push_back(Effect::Heard(status));
                 Ok(())
             }
+            Frame::Control(Message::Move(said)) => {
+                self.effects.push_back(Effect::Moving(said));
+                Ok(())
+            }
         }
     }
 
@@ -285,6 +292,13 @@ impl Session {
         self.out.push_back(batches_head(stream, batches.iter().map(|batch| batch.bytes().len()).sum()));
         self.out.extend(batches.iter().map(|batch| batch.bytes().clone()));
         self.spoke_at = now;
+    }
+
+    /// Says something of connections that move, if the nodes have met: who hears nothing of it goes on without.
+    pub fn say_move(&mut self, now: Instant, said: Move) {
+        if self.met {
+            self.say(now, &Message::Move(said));
+        }
     }
 
     /// The next bytes to send.

@@ -14,6 +14,7 @@
 //! arrives byte by byte costs no more than one that arrives whole.
 
 use memchr::memchr2;
+use serde::{Deserialize, Serialize};
 
 use crate::proto::envelope::Flags;
 
@@ -107,6 +108,12 @@ pub enum Ending<'a> {
 #[derive(Clone, Debug)]
 pub struct Framer {
     max_message: usize,
+    standing: Standing,
+}
+
+/// Where a framer stands in its stream: what another host needs to go on with it, beside the bytes that were not consumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
     state: State,
     /// The last frame was octet-counted, so digits and SP are a count whatever follows.
     counting: bool,
@@ -114,12 +121,15 @@ pub struct Framer {
     started: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum State {
     /// At a frame's start.
     Start,
-    /// In a line whose first `searched` bytes, all still in the input, hold no line end.
-    Line { searched: usize },
+    /// In a line whose first `searched` bytes, all still in the input, hold no line end. Who goes on elsewhere searches anew.
+    Line {
+        #[serde(skip)]
+        searched: usize,
+    },
     /// At the body of an octet-counted frame of `length` bytes.
     Body { length: usize },
     /// Behind the delivered part of an oversize line.
@@ -143,8 +153,24 @@ impl Framer {
     /// If `max_message` is 0: the configuration refuses that.
     #[must_use]
     pub fn new(max_message: usize) -> Framer {
+        Framer::resume(max_message, Standing { state: State::Start, counting: false, started: false })
+    }
+
+    /// A framer that goes on where another one of the same limit stood. Any standing is safe: one that is wrong finds other
+    /// messages in the stream than were sent.
+    ///
+    /// # Panics
+    /// If `max_message` is 0: the configuration refuses that.
+    #[must_use]
+    pub fn resume(max_message: usize, standing: Standing) -> Framer {
         assert!(max_message > 0, "a message may have at least one byte");
-        Framer { max_message, state: State::Start, counting: false, started: false }
+        Framer { max_message, standing }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
     }
 
     /// Takes the first step into `input`: the stream's bytes from the first one not consumed yet.
@@ -153,12 +179,12 @@ impl Framer {
     #[inline]
     pub fn next<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
         // Nearly every frame of a busy connection is a line that starts with `<` and is here to its end.
-        if let State::Start = self.state
+        if let State::Start = self.standing.state
             && input.first() == Some(&b'<')
             && let Some(end) = memchr2(b'\n', 0, &input[..input.len().min(self.max_message + 1)])
         {
-            self.counting = false;
-            self.started = true;
+            self.standing.counting = false;
+            self.standing.started = true;
             let end_of_text = end - usize::from(input[end - 1] == b'\r');
             return Step::Frame { payload: &input[..end_of_text], flags: Flags::NONE, consumed: end + 1 };
         }
@@ -167,20 +193,20 @@ impl Framer {
 
     /// [`Framer::next`] for everything else.
     fn step<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
-        let step = match self.state {
+        let step = match self.standing.state {
             State::Start => self.start(input),
             State::Line { searched } => self.line(input, 0, searched),
             State::Body { length } => self.body(input, 0, length),
             State::RestOfLine => self.rest_of_line(input),
             State::RestOfBody { left } => self.rest_of_body(input, left),
         };
-        self.started |= !matches!(step, Step::NeedMore { consumed: 0 });
+        self.standing.started |= !matches!(step, Step::NeedMore { consumed: 0 });
         step
     }
 
     /// Takes what remains when the stream has ended: `rest` is what the last [`Step::NeedMore`] left.
     pub fn finish<'a>(&mut self, rest: &'a [u8]) -> Option<Ending<'a>> {
-        let state = std::mem::replace(&mut self.state, State::Start);
+        let state = std::mem::replace(&mut self.standing.state, State::Start);
         match state {
             State::Body { .. } => Some(Ending::Incomplete(rest)),
             State::RestOfLine | State::RestOfBody { .. } => None,
@@ -196,7 +222,7 @@ impl Framer {
 
     /// F1, F2 and F7.
     fn start<'a>(&mut self, input: &'a [u8]) -> Step<'a> {
-        if !self.started && input.first() == Some(&0x16) {
+        if !self.standing.started && input.first() == Some(&0x16) {
             match input.get(1) {
                 None => return Step::NeedMore { consumed: 0 },
                 Some(0x03) => return Step::Close(FramingError::TlsOnPlainPort),
@@ -215,7 +241,7 @@ impl Framer {
                     return Step::Skip { consumed: at + header, error: FramingError::ZeroCount };
                 }
                 Count::Length { value, header } => {
-                    self.counting = true;
+                    self.standing.counting = true;
                     return self.body(input, at + header, value);
                 }
             },
@@ -231,7 +257,7 @@ impl Framer {
         }
         let is_count = match (input.get(digits), input.get(digits + 1)) {
             (None, _) => return Count::Undecided,
-            (Some(b' '), _) if self.counting && digits <= COUNT_DIGITS_MAX => true,
+            (Some(b' '), _) if self.standing.counting && digits <= COUNT_DIGITS_MAX => true,
             (Some(b' '), None) => return Count::Undecided,
             (Some(b' '), Some(b'<')) => true,
             _ => false,
@@ -255,8 +281,8 @@ impl Framer {
         if let Some(found) = memchr2(b'\n', 0, &line[searched..window]) {
             let end = searched + found;
             let content = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
-            self.state = State::Start;
-            self.counting = false;
+            self.standing.state = State::Start;
+            self.standing.counting = false;
             let consumed = begin + end + 1;
             if content.len() <= self.max_message {
                 return Step::Frame { payload: content, flags: Flags::NONE, consumed };
@@ -269,11 +295,11 @@ impl Framer {
             Some(_) => true,
         };
         if !too_long {
-            self.state = State::Line { searched: line.len() };
+            self.standing.state = State::Line { searched: line.len() };
             return Step::NeedMore { consumed: begin };
         }
-        self.state = State::RestOfLine;
-        self.counting = false;
+        self.standing.state = State::RestOfLine;
+        self.standing.counting = false;
         Step::Frame { payload: &line[..self.max_message], flags: Flags::TRUNCATED, consumed: begin + self.max_message }
     }
 
@@ -281,15 +307,15 @@ impl Framer {
         let body = &input[begin..];
         let wanted = length.min(self.max_message);
         if body.len() < wanted {
-            self.state = State::Body { length };
+            self.standing.state = State::Body { length };
             return Step::NeedMore { consumed: begin };
         }
         let consumed = begin + wanted;
         if wanted == length {
-            self.state = State::Start;
+            self.standing.state = State::Start;
             return Step::Frame { payload: &body[..wanted], flags: Flags::NONE, consumed };
         }
-        self.state = State::RestOfBody { left: length - wanted };
+        self.standing.state = State::RestOfBody { left: length - wanted };
         Step::Frame { payload: &body[..wanted], flags: Flags::TRUNCATED, consumed }
     }
 
@@ -297,7 +323,7 @@ impl Framer {
         match memchr2(b'\n', 0, input) {
             None => Step::NeedMore { consumed: input.len() },
             Some(end) => {
-                self.state = State::Start;
+                self.standing.state = State::Start;
                 self.after(input, end + 1)
             }
         }
@@ -305,16 +331,16 @@ impl Framer {
 
     fn rest_of_body<'a>(&mut self, input: &'a [u8], left: usize) -> Step<'a> {
         if input.len() < left {
-            self.state = State::RestOfBody { left: left - input.len() };
+            self.standing.state = State::RestOfBody { left: left - input.len() };
             return Step::NeedMore { consumed: input.len() };
         }
-        self.state = State::Start;
+        self.standing.state = State::Start;
         self.after(input, left)
     }
 
     /// The step behind `discarded` bytes, told from the begin of `input`.
     fn after<'a>(&mut self, input: &'a [u8], discarded: usize) -> Step<'a> {
-        self.started = true;
+        self.standing.started = true;
         match self.start(&input[discarded..]) {
             Step::Frame { payload, flags, consumed } => Step::Frame { payload, flags, consumed: consumed + discarded },
             Step::Skip { consumed, error } => Step::Skip { consumed: consumed + discarded, error },
@@ -407,6 +433,21 @@ mod tests {
     fn digits_are_a_count_only_with_a_priority_behind_them_or_after_a_count() {
         let got = connection(100, b"2026-03-10 x\n12 monkeys\n3 <1>4 abcd5 <1>xy\n4 text\n");
         assert_eq!(got.texts(), ["2026-03-10 x", "12 monkeys", "<1>", "abcd", "<1>xy", "text"]);
+    }
+
+    #[test]
+    fn a_stream_goes_on_elsewhere_wherever_it_is_cut() {
+        let stream = b"<1>line\r\n3 <1>4 abcd\0<1>a line that is too long\n22 <1>as is this counted one3 <1>2 xy7";
+        let whole = connection(10, stream);
+        for cut in 0..stream.len() {
+            let mut here = Connection::new(10);
+            here.read(&stream[..cut]);
+            let standing = rmp_serde::to_vec(&here.framer.standing()).unwrap();
+            here.framer = Framer::resume(10, rmp_serde::from_slice(&standing).unwrap());
+            here.read(&stream[cut..]);
+            let there = here.end();
+            assert_eq!((there.frames, there.errors), (whole.frames.clone(), whole.errors.clone()), "cut at {cut}");
+        }
     }
 
     #[test]
@@ -515,7 +556,7 @@ mod tests {
         let line = vec![b'x'; 1 << 20];
         for end in (1..line.len()).step_by(4096) {
             assert_eq!(framer.next(&line[..end]), Step::NeedMore { consumed: 0 });
-            assert!(matches!(framer.state, State::Line { searched } if searched == end));
+            assert!(matches!(framer.standing.state, State::Line { searched } if searched == end));
         }
     }
 }
