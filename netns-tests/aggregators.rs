@@ -66,6 +66,20 @@ impl<'a> Aggregator<'a> {
         let _ = std::fs::remove_file(self.file("control"));
     }
 
+    /// What runs.
+    pub fn program(&self) -> &Program {
+        self.program.as_ref().expect("it was started")
+    }
+
+    /// Starts it anew, as a service manager does, once its guardian has ended by itself.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let program = self.program.take().expect("it was started");
+        wait_until("its guardian ends", || kill(program.pid(), None).is_err());
+        let _ = std::fs::remove_file(self.file("control"));
+        self.start();
+    }
+
     /// As `systemctl stop` does, to its end.
     pub fn stop(&mut self) {
         let program = self.program.take().expect("it was started");
@@ -248,6 +262,10 @@ pub struct Datagrams {
 
 impl Datagrams {
     pub fn start(host: &Host, per_second: u32) -> Datagrams {
+        Datagrams::named(host, "udp", per_second)
+    }
+
+    pub fn named(host: &Host, name: &'static str, per_second: u32) -> Datagrams {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let socket = host.visit(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
@@ -258,7 +276,7 @@ impl Datagrams {
             while !stopping.load(Ordering::SeqCst) {
                 let due = (begin.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
                 while sent < due {
-                    socket.send(format!("<13>1 - - app - - - event-udp-{sent}").as_bytes()).unwrap();
+                    socket.send(format!("<13>1 - - app - - - event-{name}-{sent}").as_bytes()).unwrap();
                     sent += 1;
                 }
                 std::thread::sleep(Duration::from_micros(500));

@@ -155,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // before the answer would make fluentd avoid the node for ten seconds.
                 () = sleep_until(goodbye_at), if self.closing.is_some() && is_at_rest && !self.said_goodbye => {
                     self.said_goodbye = true;
+                    self.frames.fall_silent();
                     let _ = timeout(CLOSE_WITHIN, self.answers.close()).await;
                 }
             }

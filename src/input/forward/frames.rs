@@ -155,6 +155,8 @@ pub(super) struct Frames<R> {
     silent: bool,
     /// What is known of the frame at the start of `rest`.
     verdict: Option<Verdict>,
+    /// Whether nothing can be answered any more.
+    mute: bool,
     pub(super) share: Share,
 }
 
@@ -191,8 +193,15 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             unread,
             silent,
             verdict,
+            mute: false,
             share,
         }
+    }
+
+    /// From here on nothing is taken that wants an answer: there is none, so its sender sends it again, elsewhere. What wants
+    /// none is taken: nobody would send it again.
+    pub(super) fn fall_silent(&mut self) {
+        self.mute = true;
     }
 
     /// Whether no frame has begun.
@@ -291,6 +300,10 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     fn take_one(&mut self, bytes: &[u8], accept: &mut Scratch, taken: &mut Taken) -> Result<Option<usize>, Closed> {
         let Step::Complete(length) = self.scanner.scan(bytes)? else { return Ok(None) };
         let Request::Frame(frame) = Request::parse(&bytes[..length])? else { return Ok(Some(length)) };
+        if self.mute && frame.option.chunk.is_some() {
+            self.metrics.rejected.inc("leaving");
+            return Ok(Some(length));
+        }
         let accepted = frame.accept(accept)?;
         let entries = accepted.entries.len();
         if entries > ENTRIES_BYTES_MAX {
