@@ -4,7 +4,7 @@
 set -eu
 
 missing=
-for program in ip:iproute2 bridge:iproute2 setpriv:util-linux unshare:util-linux keepalived:keepalived rsyslogd:rsyslog tshark:tshark cc:gcc; do
+for program in ip:iproute2 bridge:iproute2 setpriv:util-linux unshare:util-linux keepalived:keepalived nft:nftables rsyslogd:rsyslog tshark:tshark cc:gcc; do
     command -v "${program%%:*}" >/dev/null || missing="$missing ${program##*:}"
 done
 [ -e "/usr/lib/$(uname -m)-linux-gnu/rsyslog/omrelp.so" ] || missing="$missing rsyslog-relp"

@@ -6,11 +6,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::aggregators::SINK_PORT;
-use super::lab::{Host, wait_until};
+use super::lab::Host;
 
 /// What is known of one message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,7 +73,7 @@ impl Ledger {
             if last.lost == 0 {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(250));
+            std::thread::sleep(Duration::from_millis(250));
             last = account();
         }
         last
@@ -97,8 +98,12 @@ impl Ledger {
     }
 
     #[track_caller]
-    pub fn wait_for(&self, name: &str, count: usize) {
-        wait_until("messages arrive", || self.count(name) >= count);
+    pub fn wait_for_within(&self, name: &str, count: usize, seconds: u64) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        while self.count(name) < count {
+            assert!(Instant::now() < deadline, "{} of {count} messages came", self.count(name));
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 

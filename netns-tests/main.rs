@@ -25,6 +25,7 @@ mod demo;
 mod dissection;
 mod drain;
 mod handover;
+mod hard_cases;
 mod lab;
 mod ledger;
 mod lines;

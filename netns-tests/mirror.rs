@@ -6,7 +6,7 @@ use super::aggregators::{Aggregator, Client, Destination, assert_arrived, pair};
 use super::lab::{KEY, Switch, VIP_V4, wait_until};
 
 #[test]
-fn what_is_acknowledged_survives_the_node_and_its_disk() {
+pub fn what_is_acknowledged_survives_the_node_and_its_disk() {
     let switch = Switch::new();
     let (a, b, c, d) = (switch.host("a"), switch.host("b"), switch.host("c"), switch.host("d"));
     let mut destination = Destination::new(&c);

@@ -128,8 +128,14 @@ fn drains(rounds: usize, connections: usize, datagrams: u32, lines: u32) {
     let (sent, by_rsyslog, udp) = (tcp.stop(), rsyslog.stop(), datagrams.stop());
     println!("{received} messages were in the receipts' windows");
     assert_eq!(sent.broken, [""; 0], "no client sees a reset or an end");
-    let senders =
-        [("udp", udp), ("tcp", sent.lines), ("omfwd", by_rsyslog[0]), ("omrelp", by_rsyslog[1]), ("one", one), ("two", two)];
+    let senders = [
+        ("udp", udp),
+        ("tcp", sent.lines),
+        ("omfwd", by_rsyslog[0]),
+        ("omrelp", by_rsyslog[1]),
+        ("one", one),
+        ("two", two),
+    ];
     let accounts = senders.map(|(name, count)| (name, count, ledger.account(name, count)));
     for (name, count, Account { lost, doubled }) in accounts {
         println!("{name}: {count} sent or acknowledged, {lost} lost, {doubled} doubled");
@@ -200,4 +206,10 @@ fn daemons_are_killed_round_after_round() {
         assert!(lost == 0 || name == "omfwd", "{name} is acknowledged");
     }
     nodes.iter().for_each(|node| assert_eq!(node.ask(&["await", "synced", "--timeout", "30s"]).0, Some(0)));
+}
+
+#[test]
+#[ignore = "ten rounds, two minutes: netns-tests/rounds.sh"]
+fn disks_are_lost_round_after_round() {
+    (0..rounds(10)).for_each(|_| super::mirror::what_is_acknowledged_survives_the_node_and_its_disk());
 }

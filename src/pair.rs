@@ -14,7 +14,7 @@ pub mod mirrors;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -55,6 +55,8 @@ pub struct View {
     pub same_configuration: Option<bool>,
     /// How the other node is, while there is a connection.
     pub peer: Option<Status>,
+    /// Since when it is, or is not, the active one.
+    pub peer_role_since: Option<Instant>,
     /// How long a byte and its acknowledgement take.
     pub round_trip: Option<Duration>,
     /// What the other node last showed of itself.

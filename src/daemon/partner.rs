@@ -81,12 +81,10 @@ impl Partner {
     /// What this node should deliver now: the journals, and whether each is its own.
     pub(super) fn wanted(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
         let active_for = self.role.borrow().active_since.map(|since| since.elapsed());
-        let peer = self
-            .view
-            .borrow()
-            .peer
-            .as_ref()
-            .map(|peer| Peer { is_active: peer.is_active, is_delivering: peer.is_delivering });
+        let view = self.view.borrow();
+        let role_for = view.peer_role_since.map_or(PATIENCE, |since| since.elapsed());
+        let peer = view.peer.as_ref();
+        let peer = peer.map(|peer| Peer { is_active: peer.is_active, is_delivering: peer.is_delivering, role_for });
         match deliver(active_for, peer) {
             Deliver::Nothing => Vec::new(),
             Deliver::Own => vec![(own.clone(), true)],
@@ -102,7 +100,9 @@ impl Partner {
 
     /// Resolves when [`wanted`](Partner::wanted) may have changed. Cancelling loses nothing.
     pub(super) async fn changed(&mut self) {
-        let patience = self.role.borrow().active_since.map(|since| PATIENCE.saturating_sub(since.elapsed()));
+        // Of the two roles, the younger one's.
+        let since = [self.role.borrow().active_since, self.view.borrow().peer_role_since];
+        let patience = since.into_iter().flatten().max().map(|since| PATIENCE.saturating_sub(since.elapsed()));
         tokio::select! {
             // The senders live as long as the parts that this holds.
             _ = self.role.changed() => {}

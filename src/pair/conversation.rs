@@ -243,6 +243,9 @@ impl Conversation {
             }
             Effect::Heard(status) => drop(shared.view.send_if_modified(|view| {
                 let is_news = view.peer.as_ref() != Some(&status);
+                if view.peer.as_ref().is_none_or(|before| before.is_active != status.is_active) {
+                    view.peer_role_since = Some(Instant::now());
+                }
                 view.shown = status.shown.clone().or(view.shown.take());
                 view.peer = Some(status);
                 view.round_trip = tcp::delivery(&self.socket).ok().map(|delivery| delivery.round_trip);

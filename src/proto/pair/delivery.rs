@@ -5,11 +5,13 @@
 //! | standby | – | nothing |
 //! | active | no link | its own journal and the mirrors |
 //! | active | standby, its outputs have stopped | its own journal and the mirrors |
-//! | active | its outputs may still be sending | nothing yet, for [`PATIENCE`] at most |
 //! | active | active too: advertisements are lost | its own journal only |
+//! | active just now | its outputs may still be sending | nothing yet, for [`PATIENCE`] at most |
+//! | active | standby just now, its outputs may still be sending | its own journal only, for [`PATIENCE`] at most |
 //!
-//! A planned move repeats nothing by the fourth row: the last deliveries are known before the first new one. A node that
-//! cannot say when it stopped is waited for no longer than [`PATIENCE`]; the price are repeats under equal ids.
+//! A planned move repeats nothing by the last two rows, nor does a split brain that heals: the last deliveries are known
+//! before the first new one. A node that cannot say when it stopped is waited for no longer than [`PATIENCE`]; the price are
+//! repeats under equal ids.
 
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ pub struct Peer {
     pub is_active: bool,
     /// Whether any of its outputs may be sending.
     pub is_delivering: bool,
+    /// How long it has been the active one, or not.
+    pub role_for: Duration,
 }
 
 /// What this node delivers. `active_for` is how long it has been the active one, if it is.
@@ -43,10 +47,10 @@ pub struct Peer {
 pub fn deliver(active_for: Option<Duration>, peer: Option<Peer>) -> Deliver {
     match (active_for, peer) {
         (None, _) => Deliver::Nothing,
-        (Some(_), None | Some(Peer { is_delivering: false, .. })) => Deliver::OwnAndMirror,
-        (Some(time), Some(_)) if time < PATIENCE => Deliver::Nothing,
-        (Some(_), Some(Peer { is_active: true, .. })) => Deliver::Own,
-        (Some(_), Some(_)) => Deliver::OwnAndMirror,
+        (Some(_), None | Some(Peer { is_active: false, is_delivering: false, .. })) => Deliver::OwnAndMirror,
+        (Some(time), Some(Peer { is_delivering: true, .. })) if time < PATIENCE => Deliver::Nothing,
+        (Some(_), Some(Peer { is_active: false, role_for, .. })) if role_for >= PATIENCE => Deliver::OwnAndMirror,
+        (Some(_), Some(_)) => Deliver::Own,
     }
 }
 
@@ -56,18 +60,20 @@ mod tests {
 
     #[test]
     fn the_table_of_the_module_holds() {
-        let (soon, late) = (Some(Duration::from_millis(10)), Some(PATIENCE));
-        let peer = |is_active, is_delivering| Some(Peer { is_active, is_delivering });
-        for other in [None, peer(false, false), peer(true, true), peer(false, true)] {
+        let (soon, late) = (Duration::from_millis(10), PATIENCE);
+        let peer = |is_active, is_delivering, role_for| Some(Peer { is_active, is_delivering, role_for });
+        for other in [None, peer(false, false, late), peer(true, true, late), peer(false, true, late)] {
             assert_eq!(deliver(None, other), Deliver::Nothing, "a standby, beside {other:?}");
         }
         for time in [soon, late] {
-            assert_eq!(deliver(time, None), Deliver::OwnAndMirror);
-            assert_eq!(deliver(time, peer(false, false)), Deliver::OwnAndMirror);
+            assert_eq!(deliver(Some(time), None), Deliver::OwnAndMirror);
+            assert_eq!(deliver(Some(time), peer(false, false, soon)), Deliver::OwnAndMirror);
+            assert_eq!(deliver(Some(time), peer(true, false, soon)), Deliver::Own);
+            assert_eq!(deliver(Some(soon), peer(false, true, time)), Deliver::Nothing);
+            assert_eq!(deliver(Some(soon), peer(true, true, time)), Deliver::Nothing);
+            assert_eq!(deliver(Some(late), peer(true, true, time)), Deliver::Own);
         }
-        assert_eq!(deliver(soon, peer(false, true)), Deliver::Nothing);
-        assert_eq!(deliver(soon, peer(true, true)), Deliver::Nothing);
-        assert_eq!(deliver(late, peer(false, true)), Deliver::OwnAndMirror);
-        assert_eq!(deliver(late, peer(true, true)), Deliver::Own);
+        assert_eq!(deliver(Some(late), peer(false, true, soon)), Deliver::Own, "it says when it has stopped");
+        assert_eq!(deliver(Some(late), peer(false, true, late)), Deliver::OwnAndMirror);
     }
 }
