@@ -1,6 +1,7 @@
 //! A destination that counts: how often each numbered message came, and when an aggregator had received it.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -17,6 +18,9 @@ use super::lab::Host;
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
     times: u32,
+    /// A hash of the id that it had first, and whether it came under another one too.
+    id: u64,
+    resent: bool,
     /// Microseconds of the day, when it came last.
     received: u64,
 }
@@ -35,7 +39,10 @@ pub struct Ledger {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     pub lost: usize,
-    pub doubled: usize,
+    /// Came again under the id that it had.
+    pub repeated: usize,
+    /// Came again under another: its sender sent it twice.
+    pub resent: usize,
 }
 
 impl Ledger {
@@ -65,8 +72,9 @@ impl Ledger {
             let book = self.book.lock().unwrap();
             let seen = book.get(name).map(Vec::as_slice).unwrap_or_default();
             let here = seen.iter().take(count as usize).filter(|seen| seen.times > 0).count();
-            let doubled = seen.iter().filter(|seen| seen.times > 1).count();
-            Account { lost: count as usize - here, doubled }
+            let resent = seen.iter().filter(|seen| seen.resent).count();
+            let repeated = seen.iter().filter(|seen| seen.times > 1 && !seen.resent).count();
+            Account { lost: count as usize - here, repeated, resent }
         };
         let mut last = account();
         for _ in 0..20 {
@@ -119,8 +127,12 @@ fn note(book: &mut Book, line: &str) {
     if seen.len() <= number {
         seen.resize(number + 1, Seen::default());
     }
-    seen[number].times += 1;
-    seen[number].received = line.split(' ').nth(1).and_then(of_the_day).unwrap_or_default();
+    let mut hasher = DefaultHasher::new();
+    line.split("id=\"").nth(1).and_then(|rest| rest.split('"').next()).hash(&mut hasher);
+    let (seen, id) = (&mut seen[number], hasher.finish());
+    seen.resent |= seen.times > 0 && seen.id != id;
+    (seen.times, seen.id) = (seen.times + 1, id);
+    seen.received = line.split(' ').nth(1).and_then(of_the_day).unwrap_or_default();
 }
 
 /// `2026-03-10T12:00:00.000001Z`, without its date.

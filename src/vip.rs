@@ -232,7 +232,7 @@ fn since_boot() -> BootTime {
 }
 
 /// Makes this host ready for connections to the shared addresses, which come before them: puts those on `lo`, where nobody who
-/// asks is answered ([`Arp::QUIET`](crate::sys::netlink::Arp::QUIET)), for [`EXPECTED_FOR`] at most. Returns when the kernel routes
+/// asks is answered, for five seconds at most. Returns when the kernel routes
 /// to them.
 ///
 /// # Errors
