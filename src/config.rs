@@ -7,7 +7,7 @@
 //!
 //! serde stops at the first error, so the text becomes toml's spanned tree (`toml::de::DeTable`) and the sections take
 //! from it what they know (`sections.rs` over `reader.rs`); what nobody took is an unknown key. To add a key: a
-//! field with its default here, a line in `sections.rs`, a line in `effective.rs`. Drop-ins are not merged as texts:
+//! field with its default here (in `input.rs`, `output.rs`), a line in `sections.rs` (`output_sections.rs`), a line in `effective.rs`. Drop-ins are not merged as texts:
 //! a section reads one table that has parts in several files, so every value keeps its own place.
 //!
 //! The same files serve both nodes of a pair; [`Identity`] is what a machine brings to know which of them it is.
@@ -19,6 +19,9 @@ mod diagnostic;
 mod effective;
 mod environment;
 mod hook;
+mod input;
+mod output;
+mod output_sections;
 mod pair;
 #[cfg(test)]
 mod pair_tests;
@@ -38,8 +41,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 pub use self::address::{Listen, Protocol, Target};
 pub use self::choice::{
     Acknowledge, Balance, Choice, ClientAuth, Compress, FileFormat, Framing, HookEvent, HookStyle, LogFormat, LogLevel,
@@ -49,6 +50,10 @@ pub use self::diagnostic::{Diagnostic, Place, Report, Severity};
 pub use self::effective::{fingerprint, show_effective};
 pub use self::environment::{check_environment, node_name};
 pub use self::hook::{Hook, UnsafeCommand, check_command};
+pub use self::input::{ForwardInput, Input, RelpInput, SyslogInput, Timezone};
+pub use self::output::{
+    FileOutput, ForwardOutput, Login, Match, Output, OutputKind, Retry, Rotate, StdoutOutput, SyslogOutput,
+};
 pub use self::pair::{Identity, Pair, PairNode, Vip, read_pair_key, read_password};
 pub use self::path_pattern::{InvalidPathPattern, PathPattern};
 pub use self::secret::{SecretError, read_key, read_users};
@@ -171,379 +176,6 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Drain {
         Drain { grace: Duration::from_secs(2), stop_deadline: Duration::from_secs(60) }
-    }
-}
-
-/// One `[[input.…]]` table.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Input {
-    /// `[[input.syslog]]`.
-    Syslog(SyslogInput),
-    /// `[[input.forward]]`.
-    Forward(ForwardInput),
-    /// `[[input.relp]]`.
-    Relp(RelpInput),
-}
-
-impl Input {
-    /// The name, unique among inputs.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Input::Syslog(input) => &input.name,
-            Input::Forward(input) => &input.name,
-            Input::Relp(input) => &input.name,
-        }
-    }
-
-    /// What is listened on.
-    #[must_use]
-    pub fn listen(&self) -> &[Listen] {
-        match self {
-            Input::Syslog(input) => &input.listen,
-            Input::Forward(input) => &input.listen,
-            Input::Relp(input) => &input.listen,
-        }
-    }
-
-    /// Who it is inside TLS, if it is.
-    #[must_use]
-    pub fn tls(&self) -> Option<&TlsServer> {
-        match self {
-            Input::Syslog(input) => input.tls.as_ref(),
-            Input::Forward(input) => input.tls.as_ref(),
-            Input::Relp(input) => input.tls.as_ref(),
-        }
-    }
-}
-
-/// `[[input.syslog]]`: RFC 3164 and RFC 5424 over UDP, TCP and TLS.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SyslogInput {
-    /// 1 to 64 of `A-Za-z0-9._-`. Default `syslog-0`, `syslog-1`, … in the order of the tables.
-    pub name: String,
-    /// What is listened on, at least one; no two inputs ask for the same. Required.
-    pub listen: Vec<Listen>,
-    /// Bytes of the longest message, 480 B (RFC 5424, 6.1) to 16 MiB; longer is cut and flagged. Default 64 KiB.
-    pub max_message: usize,
-    /// TCP connections at a time, those inside TLS included, at least 1. Default `None`: as many as the process may have.
-    pub max_connections: Option<u32>,
-    /// A TCP connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// Bytes asked for as the receive buffer of each UDP socket, 4 KiB to 1 GiB. Default 64 MiB.
-    pub udp_rcvbuf: u64,
-    /// Networks that may send. Default empty: all.
-    pub allow: Vec<IpNet>,
-    /// Zone of timestamps that name none. Default [`Timezone::Local`].
-    pub timezone: Timezone,
-    /// Tag of the messages for `match.tag`; they leave through forward as `TAG.FACILITY.SEVERITY`. Default `syslog`.
-    pub tag: String,
-    /// `tls`: who we are on `tls://`, which needs it. Default `None`.
-    pub tls: Option<TlsServer>,
-}
-
-impl SyslogInput {
-    /// An input with every default.
-    #[must_use]
-    pub fn new(name: String, listen: Vec<Listen>) -> SyslogInput {
-        SyslogInput {
-            name,
-            listen,
-            max_message: 64 * KIB as usize,
-            max_connections: None,
-            idle_timeout: None,
-            udp_rcvbuf: 64 * MIB,
-            allow: Vec::new(),
-            timezone: Timezone::Local,
-            tag: "syslog".to_owned(),
-            tls: None,
-        }
-    }
-}
-
-/// `[[input.forward]]`: fluent-forward over TCP, and its heartbeat over UDP.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ForwardInput {
-    /// 1 to 64 of `A-Za-z0-9._-`. Default `forward-0`, `forward-1`, … in the order of the tables.
-    pub name: String,
-    /// What is listened on: TCP for chunks, UDP on the same address for heartbeats. Required.
-    pub listen: Vec<Listen>,
-    /// File of the key that clients must know. Default `None`: no handshake.
-    pub shared_key_file: Option<PathBuf>,
-    /// The name in the PONG, 1 to 255 bytes; fluentd refuses a server that has its own. Default `None`: the host name.
-    pub self_hostname: Option<String>,
-    /// File of the users that may log in, `user:password` a line. Needs `shared_key_file`. Default `None`: any.
-    pub users_file: Option<PathBuf>,
-    /// Networks that may send. Default empty: all.
-    pub allow: Vec<IpNet>,
-    /// Bytes of the largest frame, 1 MiB to 64 MiB; a compressed one may have four times as many when decompressed. A
-    /// larger one closes its connection: the sender keeps it. Default 64 MiB.
-    pub max_chunk: usize,
-    /// TCP connections at a time, at least 1. Default `None`: as many as the process may have.
-    pub max_connections: Option<u32>,
-    /// A connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// `tls`: every connection begins with its handshake. Default `None`: none does.
-    pub tls: Option<TlsServer>,
-}
-
-impl ForwardInput {
-    /// An input with every default.
-    #[must_use]
-    pub fn new(name: String, listen: Vec<Listen>) -> ForwardInput {
-        ForwardInput {
-            name,
-            listen,
-            shared_key_file: None,
-            self_hostname: None,
-            users_file: None,
-            allow: Vec::new(),
-            max_chunk: 64 * MIB as usize,
-            max_connections: None,
-            idle_timeout: None,
-            tls: None,
-        }
-    }
-}
-
-/// `[[input.relp]]`: syslog whose every message is answered, over TCP and TLS.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RelpInput {
-    /// 1 to 64 of `A-Za-z0-9._-`. Default `relp-0`, `relp-1`, … in the order of the tables.
-    pub name: String,
-    /// What is listened on, TCP or TLS, at least one. Required.
-    pub listen: Vec<Listen>,
-    /// Bytes of the longest message, 480 B (RFC 5424, 6.1) to 16 MiB; longer is cut and flagged, and answered. Default
-    /// 64 KiB.
-    pub max_message: usize,
-    /// Connections at a time, at least 1. Default `None`: as many as the process may have.
-    pub max_connections: Option<u32>,
-    /// A connection silent for that long is closed, 1 s to 30 days. Default `None`: never.
-    pub idle_timeout: Option<Duration>,
-    /// Networks that may send. Default empty: all.
-    pub allow: Vec<IpNet>,
-    /// Zone of timestamps that name none. Default [`Timezone::Local`].
-    pub timezone: Timezone,
-    /// Tag of the messages for `match.tag`; they leave through forward as `TAG.FACILITY.SEVERITY`. Default `syslog`.
-    pub tag: String,
-    /// `tls`: who we are on `tls://`, which needs it. Default `None`.
-    pub tls: Option<TlsServer>,
-}
-
-impl RelpInput {
-    /// An input with every default.
-    #[must_use]
-    pub fn new(name: String, listen: Vec<Listen>) -> RelpInput {
-        RelpInput {
-            name,
-            listen,
-            max_message: 64 * KIB as usize,
-            max_connections: None,
-            idle_timeout: None,
-            allow: Vec::new(),
-            timezone: Timezone::Local,
-            tag: "syslog".to_owned(),
-            tls: None,
-        }
-    }
-}
-
-/// Zone of timestamps that name none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Timezone {
-    /// `"local"`: this machine's.
-    Local,
-    /// `"UTC"`, an offset such as `"+02:00"`, or a name of the IANA database such as `"Europe/Berlin"`. Only the form
-    /// is checked here; the time zone database says whether the name is one.
-    Named(String),
-}
-
-/// One `[[output.…]]` table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Output {
-    /// 1 to 64 of `A-Za-z0-9._-`; also names the output's cursor. Default `syslog-0`, `forward-0`, `file-0`,
-    /// `stdout-0`, ….
-    pub name: String,
-    /// `match`: which messages it takes. Default: all.
-    pub matches: Match,
-    /// `retry`: how it tries again.
-    pub retry: Retry,
-    /// Where it sends.
-    pub kind: OutputKind,
-}
-
-impl Output {
-    /// An output that takes everything, with the default retries.
-    #[must_use]
-    pub fn new(name: String, kind: OutputKind) -> Output {
-        Output { name, matches: Match::default(), retry: Retry::default(), kind }
-    }
-}
-
-/// `match`: all conditions must hold; an empty one always does.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Match {
-    /// Names of inputs; each exists.
-    pub input: Vec<String>,
-    /// Networks the sender is in.
-    pub source: Vec<IpNet>,
-    /// Facilities as numbers, 0 (`kern`) to 23 (`local7`), RFC 5424, table 1.
-    pub facility: Vec<u8>,
-    /// The least severe number taken, 0 (`emerg`) to 6 (`info`), RFC 5424, table 2. `None` is `"debug"`: all.
-    pub severity_at_least: Option<u8>,
-    /// Patterns of the tag; one of them must match.
-    pub tag: Vec<TagPattern>,
-}
-
-/// `retry`: exponential, from `min` to `max`, for ever: nothing is given up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// First wait, 1 ms or more. Default 200 ms.
-    pub min: Duration,
-    /// Longest wait, at least `min` and at most 1 h. Default 30 s.
-    pub max: Duration,
-}
-
-impl Default for Retry {
-    fn default() -> Retry {
-        Retry { min: Duration::from_millis(200), max: Duration::from_secs(30) }
-    }
-}
-
-/// What an output sends to.
-#[derive(Clone, Debug, PartialEq)]
-pub enum OutputKind {
-    /// `[[output.syslog]]`.
-    Syslog(SyslogOutput),
-    /// `[[output.forward]]`.
-    Forward(ForwardOutput),
-    /// `[[output.file]]`.
-    File(FileOutput),
-    /// `[[output.stdout]]`.
-    Stdout(StdoutOutput),
-}
-
-impl OutputKind {
-    /// Whether it waits for acknowledgements of chunks.
-    #[must_use]
-    pub fn is_forward(&self) -> bool {
-        matches!(self, OutputKind::Forward(_))
-    }
-}
-
-/// `[[output.syslog]]`: one destination, perhaps reachable in several places.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SyslogOutput {
-    /// The first is the primary, the rest stand by in order; at least one, all different. Required.
-    pub to: Vec<Target>,
-    /// How messages are told apart on TCP and TLS. Default [`Framing::Auto`].
-    pub framing: Framing,
-    /// What is sent. Default [`SyslogFormat::Raw`].
-    pub format: SyslogFormat,
-    /// `tls`: whom we trust on `tls://`, and who we are.
-    pub tls: TlsClient,
-}
-
-impl SyslogOutput {
-    /// An output to `to` with every default.
-    #[must_use]
-    pub fn new(to: Vec<Target>) -> SyslogOutput {
-        SyslogOutput { to, framing: Framing::Auto, format: SyslogFormat::Raw, tls: TlsClient::default() }
-    }
-}
-
-/// `[[output.forward]]`: fluentd, fluent-bit, another twinlog.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForwardOutput {
-    /// The servers; how they are used is `balance`. At least one, all different, over TCP or TLS. Required.
-    pub to: Vec<Target>,
-    /// Whether a chunk counts as delivered when the server acknowledges it. Default true; false counts what the server's
-    /// kernel has taken, which a server that dies with it loses.
-    pub require_ack: bool,
-    /// How long a server may take to acknowledge a chunk before it is given up, 1 s to 1 h. Default 30 s.
-    pub ack_timeout: Duration,
-    /// Default [`Balance::Failover`].
-    pub balance: Balance,
-    /// Default [`Compress::Off`].
-    pub compress: Compress,
-    /// Chunks sent to a server and not yet acknowledged, 1 to 1024, together at most 16 MiB or one chunk: they are kept in
-    /// memory as long. A chunk has the entries of one tag in about 256 KiB of the journal; a server that answers after
-    /// 10 ms, with 20 tags, is sent 80 MB/s at most by the default, 64.
-    pub window: usize,
-    /// What is proven to the servers, and by them. Default `None`: no handshake.
-    pub login: Option<Login>,
-    /// `tls`: whose certificate is believed, and what is shown; for servers with `tls://`. A `tls` table says it of all.
-    pub tls: TlsClient,
-}
-
-impl ForwardOutput {
-    /// An output to `to` with every default.
-    #[must_use]
-    pub fn new(to: Vec<Target>) -> ForwardOutput {
-        ForwardOutput {
-            to,
-            require_ack: true,
-            ack_timeout: Duration::from_secs(30),
-            balance: Balance::Failover,
-            compress: Compress::Off,
-            window: 64,
-            login: None,
-            tls: TlsClient::default(),
-        }
-    }
-}
-
-/// How a forward output makes itself known. The files are read for every connection, so that they can be renewed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Login {
-    /// `shared_key_file`: the file of the key that both sides know.
-    pub shared_key_file: PathBuf,
-    /// `self_hostname`: our name, 1 to 255 bytes; fluentd refuses a client that has its own. Default: the node's name.
-    pub self_hostname: String,
-    /// `username` and `password_file`, for a server that asks. Default `None`.
-    pub user: Option<(String, PathBuf)>,
-}
-
-/// `[[output.file]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FileOutput {
-    /// Path with strftime fields; relative ones start in the working directory. Required; no two outputs share one.
-    pub path: PathPattern,
-    /// What a line is. Default [`FileFormat::Raw`].
-    pub format: FileFormat,
-    /// When a new file is begun. Default: never.
-    pub rotate: Rotate,
-}
-
-impl FileOutput {
-    /// An output to `path` with every default.
-    #[must_use]
-    pub fn new(path: PathPattern) -> FileOutput {
-        FileOutput { path, format: FileFormat::Raw, rotate: Rotate::default() }
-    }
-}
-
-/// `rotate`: whichever comes first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rotate {
-    /// Bytes in the file, 4 KiB or more. Default `None`: any size.
-    pub size: Option<u64>,
-    /// Age of the file, 1 s or more. Default `None`: any age.
-    pub age: Option<Duration>,
-    /// Old files kept, at least 1. Default `None`: all.
-    pub keep: Option<u32>,
-}
-
-/// `[[output.stdout]]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StdoutOutput {
-    /// What a line is. Default [`FileFormat::Raw`].
-    pub format: FileFormat,
-}
-
-impl Default for StdoutOutput {
-    fn default() -> StdoutOutput {
-        StdoutOutput { format: FileFormat::Raw }
     }
 }
 
