@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
 
-use super::lab::{Host, KEY, Program, VIP_V4, wait_until, write_key};
+use super::lab::{Host, KEY, Program, VIP_V4, VIP_V6, wait_until, write_key};
 
 pub const FORWARD_PORT: u16 = 24224;
 pub const SYSLOG_PORT: u16 = 1514;
@@ -37,7 +37,7 @@ impl<'a> Aggregator<'a> {
         let path = directory.path().display();
         let text = format!(
             "data_dir = \"{path}/data\"\ncontrol_socket = \"{path}/control\"\n\
-             [pair]\nvip = \"{VIP_V4}\"\nvrid = 77\ninterface = \"eth0\"\n\
+             [pair]\nvip = [\"{VIP_V4}\", \"{VIP_V6}\"]\nvrid = 77\ninterface = \"eth0\"\n\
              nodes = [{{ name = \"a\", address = \"203.0.113.1\" }}, {{ name = \"b\", address = \"203.0.113.2\" }}]\n{more}\n\
              [[input.syslog]]\nname = \"net\"\nlisten = \":{SYSLOG_PORT}\"\n\
              [[input.forward]]\nname = \"fwd\"\nlisten = \":{FORWARD_PORT}\"\n\

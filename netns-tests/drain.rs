@@ -66,3 +66,25 @@ fn a_drain_that_would_not_be_safe_is_refused_and_one_that_fails_is_called_off() 
     wait_until("it is active again", || alone.is_active());
     drop(b);
 }
+
+#[test]
+fn connections_that_cannot_move_are_closed_and_not_reset() {
+    let switch = Switch::new();
+    let (a, b, c, d) = (switch.host("a"), switch.host("b"), switch.host("c"), switch.host("d"));
+    let _destination = Destination::start(&c);
+    let nodes = pair([&a, &b], "");
+    let lines = Lines::start(&d, CONNECTIONS, PER_SECOND);
+    let client = Client::start(&d, VIP_V4.into(), "one");
+    client.wait_for_more(20);
+    // Nobody to rebuild them: the other node does not hear of them.
+    super::hard_cases::cut_the_link(&a);
+    wait_until("it is alone", || !nodes[1].is_in_sync());
+    assert_eq!(nodes[1].ask(&["failover"]).0, Some(5));
+    assert_eq!(nodes[1].ask(&["failover", "--force"]).0, Some(0));
+    wait_until("the other is active", || nodes[0].is_active());
+    client.wait_for_more(20);
+    client.stop();
+    assert_eq!(lines.stop().broken, ["closed"; CONNECTIONS]);
+    let undone = nodes[1].ask(&["drain", "--force", "--until", "handover"]);
+    assert_eq!(undone.0, Some(0), "nothing here is nowhere else: {}", undone.1);
+}

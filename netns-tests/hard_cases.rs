@@ -14,12 +14,15 @@ fn filter(host: &Host, what: &[&str]) {
     host.visit(|| succeed(Command::new("nft").arg(table)));
 }
 
+/// The nodes no longer talk; they hear each other's advertisements.
+pub fn cut_the_link(host: &Host) {
+    filter(host, &["tcp dport 8514", "tcp sport 8514"]);
+}
+
 fn heal(host: &Host) {
     host.visit(|| succeed(Command::new("nft").args(["delete", "table", "inet", "cut"])));
 }
 
-/// The link's port, by any of both nodes.
-const LINK: [&str; 2] = ["tcp dport 8514", "tcp sport 8514"];
 const ADVERTISEMENTS: [&str; 1] = ["meta l4proto 112"];
 
 #[track_caller]
@@ -66,7 +69,7 @@ fn without_the_link_the_active_node_goes_on_alone_and_both_say_degraded() {
     let nodes = pair([&a, &b], "");
     let client = Client::start(&d, VIP_V4.into(), "one");
     client.wait_for_more(50);
-    filter(&a, &LINK);
+    cut_the_link(&a);
     wait_until("both say so", || nodes.iter().all(is_degraded));
     client.wait_for_more(50);
     assert!(nodes[1].is_active() && !nodes[0].is_active(), "the addresses stay where they are");
@@ -112,7 +115,9 @@ fn parted_nodes_serve_both_and_lose_nothing_when_they_meet_again() {
     clients.iter().for_each(|client| client.wait_for_more(50));
     for (name, client) in ["one", "two"].into_iter().zip(clients) {
         let repeats = assert_arrived(&destination, name, client.stop());
-        println!("{name}: {repeats} repeats, under equal ids");
+        println!("{name}: {repeats} repeats");
+        // Each knows what the other has delivered, but for the last moment: some, of the hundred that came meanwhile.
+        assert!(repeats < 50);
     }
 }
 

@@ -1,14 +1,14 @@
 //! Plain TCP syslog through the virtual address, over connections that never end by themselves.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::aggregators::SYSLOG_PORT;
-use super::lab::{Host, VIP_V4};
+use super::lab::{Host, VIPS};
 
 /// Numbered lines at a steady rate, in turn over so many connections. Some are written in two pieces, so that a connection is
 /// mostly inside of one.
@@ -35,12 +35,12 @@ struct Connection {
 }
 
 impl Lines {
+    /// Over both families in turn.
     pub fn start(host: &Host, connections: usize, per_second: u32) -> Lines {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
-        let to = SocketAddr::new(IpAddr::V4(VIP_V4), SYSLOG_PORT);
-        let connect = |_| {
-            let stream = TcpStream::connect(to).unwrap();
+        let connect = |at: usize| {
+            let stream = TcpStream::connect(SocketAddr::new(VIPS[at % VIPS.len()], SYSLOG_PORT)).unwrap();
             stream.set_nonblocking(true).unwrap();
             Connection { stream, unsent: Vec::new(), rest: Vec::new(), is_broken: false }
         };

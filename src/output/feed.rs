@@ -70,8 +70,14 @@ impl Feed {
     pub async fn peek(&mut self) {
         while self.held.is_none() {
             match self.reader.next().await {
-                Read::Batches(batches) => {
+                Read::Batches(mut batches) => {
                     self.count_missing(&batches);
+                    // The other node may have delivered what comes only now, as after a split brain.
+                    let delivered = self.cursor.mark();
+                    batches.retain(|batch| batch.end() > delivered);
+                    if batches.is_empty() {
+                        continue;
+                    }
                     if self.pending.is_empty() {
                         self.metrics.set_oldest_undelivered(self.is_own, batches.first().map(Batch::first_received));
                     }

@@ -12,6 +12,7 @@
 //! | `leave` | as `fail_over`, but nobody in time means: priority 0 and the addresses released |
 //! | became master | advertise, take the addresses, announce them; again after the times of [`REPEAT_AFTER`] |
 //! | a sign of another master | announce again from the beginning |
+//! | a claim of another host, by ARP or neighbour advertisement | announce once, at most every 10 s |
 //! | an address is gone and it was not us | take it again, announce |
 //! | the peer, being master, is late, or its link ends | ask its kernel; proof that its process is dead means: take over now |
 //!
@@ -30,6 +31,9 @@ use super::vrrp::{BootTime, Priority};
 
 /// A slow refresh for as long as the node is master: what a healed split brain left in a cache ends with it.
 pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(30);
+/// A claim of another host is answered no more often (RFC 5227, 2.4 and 1.1: `DEFEND_INTERVAL`): two masters that answered each
+/// other would move the address for their neighbours all the time, and no connection to it would live.
+const DEFEND_EVERY: Duration = Duration::from_secs(10);
 /// How long a peer may take from hearing priority 0 to its first advertisement, beside its master down interval.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -164,6 +168,8 @@ pub struct Node {
     has_left: bool,
     /// When the schedule of announcements began, and how many of it have been made.
     announce: Option<(BootTime, usize)>,
+    /// When a claim of another host was last answered.
+    defended_at: Option<BootTime>,
     /// When the master was heard last, and when its kernel was asked.
     heard_at: BootTime,
     probe_at: Option<BootTime>,
@@ -186,6 +192,7 @@ impl Node {
             hand_over: None,
             has_left: false,
             announce: None,
+            defended_at: None,
             heard_at: now,
             probe_at: None,
             link_ended_at: None,
@@ -297,8 +304,10 @@ impl Node {
 
     /// Another host claims one of the addresses, by ARP or neighbour advertisement.
     pub fn handle_claim(&mut self, now: BootTime) {
-        if self.desired().hold_addresses && !self.is_handing_over() {
-            self.announce_from(now);
+        let defends = self.defended_at.is_none_or(|at| now.since(at) >= DEFEND_EVERY);
+        if defends && self.desired().hold_addresses && !self.is_handing_over() {
+            self.defended_at = Some(now);
+            self.effects.push_back(Effect::Announce);
         }
     }
 

@@ -227,9 +227,13 @@ fn a_claim_of_another_is_answered_but_not_during_a_hand_over() {
     let mut node = master();
     node.handle_claim(at(400));
     assert_eq!(effects(&mut node), ["Announce"]);
-    node.fail_over(at(410)).unwrap();
+    node.handle_claim(at(10_399));
+    assert_eq!(effects(&mut node), Vec::<String>::new(), "nobody is answered all the time");
+    node.handle_claim(at(10_400));
+    assert_eq!(effects(&mut node), ["Announce"]);
+    node.fail_over(at(30_000)).unwrap();
     effects(&mut node);
-    node.handle_claim(at(420));
+    node.handle_claim(at(30_010));
     assert_eq!(effects(&mut node), Vec::<String>::new());
 }
 
