@@ -178,3 +178,39 @@ fn what_cannot_be_restarted_is_not_drained_and_a_restart_that_fails_is_told() {
     assert!(said.contains("ZERO LOSS") && said.contains("the service did not come back"), "{said}");
     assert_eq!(node.status()["nodes"][0]["stage"], "drained");
 }
+
+#[test]
+fn after_a_receipt_that_is_not_clean_only_force_restarts() {
+    let switch = Switch::new();
+    let (a, b) = (switch.host("a"), switch.host("b"));
+    // Nobody to hand over to, and no destination: what comes is on this node only.
+    let mut alone = Aggregator::new(&a, KEY, "");
+    alone.start();
+    wait_until("it is active", || alone.is_active());
+    let datagrams = Datagrams::start(&b, 100);
+    let backlog = |node: &Aggregator<'_>| node.status()["nodes"][0]["outputs"]["siem"]["backlog_messages"].as_u64();
+    wait_until("it holds messages", || backlog(&alone).is_some_and(|messages| messages > 0));
+    datagrams.stop();
+    assert_eq!(alone.ask(&["drain", "--force", "--deadline", "1s"]).0, Some(6));
+
+    let manager = Manager::new();
+    manager.runs(&alone);
+    let asking = alone.begin_to_ask(&["drain", "--restart"], manager.path());
+    let (status, answer) = said(asking.wait_with_output().unwrap());
+    assert_eq!(status, Some(6), "{answer}");
+    assert!(answer.contains("not restarted") && answer.contains("--force"), "{answer}");
+    assert_eq!(manager.asked(), [SHOW]);
+
+    let asking = alone.begin_to_ask(&["drain", "--restart", "--force", "--json"], manager.path());
+    wait_until("the restart is asked for", || manager.file("wanted").exists());
+    alone.stop();
+    alone.start();
+    manager.finish("0");
+    let (status, answer) = said(asking.wait_with_output().unwrap());
+    assert_eq!(status, Some(6), "{answer}");
+    let lines: Vec<serde_json::Value> = answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines[0]["verdict"].as_str().unwrap().starts_with("UNPROVEN"), "{answer}");
+    assert_eq!((&lines[1]["node"], &lines[1]["in_sync"]), (&"a".into(), &false.into()), "{answer}");
+    assert_eq!(alone.status()["nodes"][0]["stage"], "serving");
+    assert!(backlog(&alone).is_some_and(|messages| messages > 0), "they wait for their destination");
+}
