@@ -247,7 +247,7 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     /// node is back: a standby, in sync with its peer. That applies an upgrade, of the standby first and then of the
     /// active node. It needs root and a daemon that systemd's twinlog.service runs; both are looked at before anything is
     /// handed over, and so is the configuration, as the installed program reads it. A node that is drained already is
-    /// restarted at once. Interrupted, the command restarts nothing.
+    /// restarted at once. Interrupted before that, the command restarts nothing.
     #[command(after_long_help = "Examples:
   twinlog drain --restart                after an upgrade, on the standby and then on the active node
   twinlog drain --until handover
