@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -88,10 +88,21 @@ impl<'a> Aggregator<'a> {
     }
 
     pub fn ask(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        said(self.host.visit(|| self.command(arguments).output()).unwrap())
+    }
+
+    /// A question that is still being answered, to a program that finds others in `path` first.
+    pub fn begin_to_ask(&self, arguments: &[&str], path: &Path) -> Child {
+        let mut command = self.command(arguments);
+        command.env("PATH", format!("{}:{}", path.display(), std::env::var("PATH").unwrap()));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.host.visit(|| command.spawn()).unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_twinlog"));
         command.args(["--config", &self.file("twinlog.toml"), "--node", self.host.name]).args(arguments);
-        let output = self.host.visit(|| command.output()).unwrap();
-        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+        command
     }
 
     pub fn status(&self) -> serde_json::Value {
@@ -109,6 +120,11 @@ impl<'a> Aggregator<'a> {
     pub fn wipe(&self) {
         std::fs::remove_dir_all(self.directory.path().join("data")).unwrap();
     }
+}
+
+/// Exit status and what was said, answers first.
+pub fn said(output: Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
 /// A destination that keeps every line, while it is open.

@@ -10,13 +10,5 @@ done
 [ -e "/usr/lib/$(uname -m)-linux-gnu/rsyslog/omrelp.so" ] || missing="$missing rsyslog-relp"
 [ -n "$missing" ] || exit 0
 
-# A policy that answers 101 keeps a package from starting its service.
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    trap 'rm -f "$policy"' EXIT
-fi
-apt-get -qq update
 # shellcheck disable=SC2086 # A list of package names.
-DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $missing >/dev/null
+"$(dirname "$0")/../packaging/apt-install" $missing

@@ -5,18 +5,11 @@ set -eu
 
 missing=
 for program in dpkg-shlibdeps:dpkg-dev objdump:binutils rpmbuild:rpm lintian:lintian rpmlint:rpmlint man:man-db \
-    groff:groff-base systemd-analyze:systemd systemd-nspawn:systemd-container ip:iproute2 python3:python3 xz:xz-utils; do
+    groff:groff-base systemd-analyze:systemd systemd-nspawn:systemd-container ip:iproute2 python3:python3 xz:xz-utils \
+    promtool:prometheus; do
     command -v "${program%%:*}" >/dev/null || missing="$missing ${program##*:}"
 done
 [ -n "$missing" ] || exit 0
 
-# A policy that answers 101 keeps a package from starting its service.
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    trap 'rm -f "$policy"' EXIT
-fi
-apt-get -qq update
 # shellcheck disable=SC2086 # A list of package names.
-DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $missing >/dev/null
+"$(dirname "$0")/apt-install" $missing

@@ -18,6 +18,7 @@ mod journal;
 mod live;
 mod receipts;
 mod reload;
+mod restart;
 mod status;
 mod tail;
 mod until;
@@ -241,13 +242,21 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     ///
     /// The peer takes the addresses, then the deliveries; what is on its way to this node is received, and what its
     /// journal holds reaches the peer and the destinations. Interrupting this command does not cancel the drain.
+    ///
+    /// With --restart the service is restarted when the receipt is clean, by systemctl, and the command waits until the
+    /// node is back: a standby, in sync with its peer. That applies an upgrade, of the standby first and then of the
+    /// active node. It needs root and a daemon that systemd's twinlog.service runs; both are looked at before anything is
+    /// handed over, and so is the configuration, as the installed program reads it. A node that is drained already is
+    /// restarted at once. Interrupted before that, the command restarts nothing.
     #[command(after_long_help = "Examples:
-  twinlog drain && systemctl restart twinlog
+  twinlog drain --restart                after an upgrade, on the standby and then on the active node
   twinlog drain --until handover
+  twinlog drain && reboot
 
-Exit status: 0 nothing is lost, 1 the peer did not take over, 3 the daemon cannot be reached, 5 refused because the \
-peer cannot take over (--force drains all the same), 6 the deadline passed and messages are on this node only, \
-7 the receipt shows a loss.")]
+Exit status: 0 nothing is lost and, with --restart, the node is back; 1 the peer did not take over, or the service cannot \
+be restarted; 3 the daemon cannot be reached; 5 refused because the peer cannot take over (--force drains all the same); \
+6 the deadline passed, and messages are on this node only or the node is not in sync again; 7 the receipt shows a loss; 78 the \
+installed program refuses the configuration.")]
     Drain(drain::Drain),
     /// End or cancel the drained state: this node serves again, as a standby
     #[command(after_long_help = "Exit status: 0 done, 1 this node is not drained, 3 the daemon cannot be reached.")]

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use tokio::time::sleep;
 
 use super::configuration;
+use super::restart::Restart;
 use super::{Exit, Failure, Shared, block_on, duration};
 use crate::control::DrainReport;
 use crate::control::client::Client;
@@ -30,13 +31,17 @@ pub struct Drain {
     /// When it is over
     #[arg(long, value_enum, default_value = "empty")]
     until: Until,
-    /// How long it may take, such as 90s or 5min; what is on this node only then stays here [default: 10min]
+    /// How long it may take, such as 90s or 5min; what is on this node only then stays here. With --restart, the way back
+    /// may take as long again [default: 10min]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     deadline: Option<Duration>,
+    /// Then restart the service, which applies an upgrade, and wait until this node serves again, in sync with its peer
+    #[arg(long, conflicts_with = "detach")]
+    restart: bool,
     /// Begin it and return
     #[arg(long)]
     detach: bool,
-    /// Also if the peer cannot take over
+    /// Also if the peer cannot take over; with --restart, also after a receipt that is not clean
     #[arg(long)]
     force: bool,
 }
@@ -50,6 +55,11 @@ impl Drain {
             query.push_str(&format!("&deadline={}", deadline.as_secs_f64()));
         }
         block_on(async {
+            // What would keep it from being restarted is found before anything is handed over.
+            let restart = match self.restart {
+                true => Some(Restart::prepare(shared, &client, self.deadline).await?),
+                false => None,
+            };
             let report = match client.drain(&query).await? {
                 Ok(report) => report,
                 Err(refused) => return Err(Failure::new(Exit::Unsafe, refused.reason).into()),
@@ -58,7 +68,15 @@ impl Drain {
                 return Ok(Exit::Done);
             }
             let report = self.follow(shared, &client, report).await?;
-            finish(shared, report)
+            let exit = finish(shared, report)?;
+            let Some(restart) = restart else { return Ok(exit) };
+            if exit != Exit::Done && !self.force {
+                let message = "not restarted, because the receipt is not clean: this node stays drained; \
+                    `twinlog undrain` has it serve again, --force restarts it all the same";
+                return Err(Failure::new(exit, message).into());
+            }
+            restart.carry_out(shared, &client).await?;
+            Ok(exit)
         })
     }
 

@@ -277,8 +277,9 @@ fn output_is_a_problem(output: &OutputStatus) -> bool {
 fn restart_pending(out: &mut String, node: &NodeStatus) {
     if node.restart_pending {
         let runs = &node.version;
-        let _ =
-            writeln!(out, "Restart pending: {runs} runs, and another twinlog is installed: systemctl restart twinlog");
+        // Without a peer nobody serves meanwhile, and a drain would only ask for --force.
+        let apply = if node.vrrp.is_some() { "twinlog drain --restart" } else { "systemctl restart twinlog" };
+        let _ = writeln!(out, "Restart pending: {runs} runs, and another twinlog is installed: {apply}");
     }
 }
 
@@ -386,6 +387,8 @@ Safe to drain: no: 212 messages not yet delivered to siem.
         let shown = render(&status, None, plain(100));
         let line = shown.lines().rev().nth(1).unwrap();
         assert_eq!(line, "Restart pending: 0.1.0 runs, and another twinlog is installed: systemctl restart twinlog");
+        status.nodes[0].vrrp = Some(serde_json::Value::Null);
+        assert!(render(&status, None, plain(100)).contains("another twinlog is installed: twinlog drain --restart\n"));
     }
 
     #[test]

@@ -12,31 +12,19 @@ here=$(cd "$(dirname "$0")" && pwd)
 peers=${TWINLOG_PEERS:-/var/cache/twinlog-peers}
 syslog_ng='syslog-ng-core libivykis0 libnet1 libwrap0 libpcre3'
 
-update() {
-    [ -n "${updated:-}" ] || apt-get -qq update
-    updated=yes
-}
+install() { "$here/../../packaging/apt-install" "$@"; }
 
 if ! command -v rsyslogd >/dev/null || ! command -v logger >/dev/null || ! ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 ||
     ! ls /usr/lib/*/rsyslog/omrelp.so >/dev/null 2>&1; then
-    update
-    # A policy that answers 101 keeps the package from starting its service.
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod +x "$policy"
-        trap 'rm -f "$policy"' EXIT
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends rsyslog rsyslog-gnutls rsyslog-relp bsdutils
+    install rsyslog rsyslog-gnutls rsyslog-relp bsdutils
 fi
 
 if ! command -v nft >/dev/null || ! command -v ip >/dev/null; then
-    update
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends nftables iproute2
+    install nftables iproute2
 fi
 
 if [ ! -e "$peers/complete" ]; then
-    update
+    apt-get -qq update
     mkdir -p "$peers/packages" "$peers/root"
     (
         cd "$peers/packages"
@@ -60,9 +48,8 @@ command -v npm >/dev/null || wanted="$wanted npm"
 python3 -c 'import ensurepip, venv' 2>/dev/null || wanted="$wanted python3-venv"
 forward=$peers/forward
 if [ ! -x "$forward/go-client" ]; then
-    update
-    # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $wanted
+    # shellcheck disable=SC2086 # A list of package names.
+    install $wanted
     mkdir -p "$forward/node"
     # Debian's Go libraries are sources below one GOPATH; nothing is downloaded.
     GOPATH=/usr/share/gocode GO111MODULE=off GOCACHE="$forward/go-cache" \
