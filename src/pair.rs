@@ -5,9 +5,11 @@
 //!
 //! - `link`: finding each other, again and again.
 //! - `conversation`: one connection, driving one [`Session`](crate::proto::pair::session::Session).
+//! - `incoming`: its frames as they arrive.
 //! - `mirrors`: the other node's journals on this node's disk.
 
 mod conversation;
+mod incoming;
 mod link;
 pub mod mirrors;
 

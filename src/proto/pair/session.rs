@@ -161,6 +161,8 @@ pub struct Session {
     takings: Vec<Taking>,
     delivered: BTreeMap<JournalId, BTreeMap<String, Mark>>,
     status: Status,
+    /// Whether what `status` shows was said.
+    has_shown: bool,
     out: VecDeque<Bytes>,
     effects: VecDeque<Effect>,
     heard_at: Instant,
@@ -180,6 +182,7 @@ impl Session {
             takings: Vec::new(),
             delivered: BTreeMap::new(),
             status: Status::default(),
+            has_shown: true,
             out,
             effects: VecDeque::new(),
             heard_at: now,
@@ -201,6 +204,10 @@ impl Session {
             Frame::Control(Message::Skip { stream, to }) => self.skip(stream, to),
             Frame::Control(Message::Durable { stream, mark }) => self.replicated(stream, mark),
             Frame::Control(Message::Delivered { journal, outputs }) => {
+                // It need not be told what it said.
+                if let Some(told) = self.delivered.get_mut(&journal) {
+                    told.clone_from(&outputs);
+                }
                 self.effects.push_back(Effect::Delivered { journal, outputs });
                 Ok(())
             }
@@ -235,6 +242,7 @@ impl Session {
     /// How this node is from now on; said at once if it changed.
     pub fn set_status(&mut self, now: Instant, status: Status) {
         if self.status != status {
+            self.has_shown &= self.status.shown == status.shown;
             self.status = status;
             if self.met {
                 self.say_status(now);
@@ -302,9 +310,12 @@ impl Session {
         self.spoke_at = now;
     }
 
+    /// What the other node shows of this one is long, so it is said when it is news; else the rest, as a sign of life.
     fn say_status(&mut self, now: Instant) {
-        let status = Message::Status(self.status.clone());
-        self.say(now, &status);
+        let is_said = std::mem::replace(&mut self.has_shown, true);
+        let shown = if is_said { None } else { self.status.shown.clone() };
+        let Status { is_active, is_delivering, can_take_over, .. } = self.status;
+        self.say(now, &Message::Status(Status { is_active, is_delivering, can_take_over, shown }));
     }
 
     fn meet(&mut self, hello: Hello) -> Result<(), SessionError> {
