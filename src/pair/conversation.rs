@@ -62,7 +62,8 @@ pub(super) enum Ended {
 
 /// Talks until the connection ends.
 pub(super) async fn run(stream: Stream, shared: Arc<Shared>) -> Ended {
-    let socket = match stream.tcp().as_fd().try_clone_to_owned() {
+    // Every word is waited for: none is to wait until the one before was acknowledged.
+    let socket = match stream.tcp().set_nodelay(true).and_then(|()| stream.tcp().as_fd().try_clone_to_owned()) {
         Ok(socket) => socket,
         Err(error) => return error.into(),
     };
@@ -134,35 +135,53 @@ async fn read(mut reader: Reader) -> (Reader, Vec<Batch>) {
 /// A journal that is taken.
 struct Taking {
     journal: JournalId,
-    durable: watch::Receiver<Mark>,
+    durable: News<Mark>,
+}
+
+/// Resolves when a receiver has something new, to that receiver. Kept until then: a future that is dropped is not woken up.
+type News<T> = Pin<Box<dyn Future<Output = watch::Receiver<T>> + Send>>;
+
+fn news<T: Send + Sync + 'static>(mut receiver: watch::Receiver<T>) -> News<T> {
+    Box::pin(async move {
+        if receiver.changed().await.is_err() {
+            // The sender was that of a journal that has gone.
+            std::future::pending::<()>().await;
+        }
+        receiver
+    })
 }
 
 /// What of the journals tells that something was delivered.
 struct Deliveries {
-    mirrored: watch::Receiver<u64>,
-    moved: Vec<watch::Receiver<()>>,
+    mirrored: News<u64>,
+    moved: Vec<News<()>>,
 }
 
 impl Deliveries {
+    /// There is something to tell at first.
     fn of(shared: &Shared) -> Deliveries {
-        let mirrored = shared.mirrors.changed();
+        let mirrored = news(shared.mirrors.changed());
         let mirrors = shared.mirrors.all();
-        let moved = std::iter::once(&shared.own).chain(&mirrors).map(|journal| journal.deliveries());
-        let mut deliveries = Deliveries { mirrored, moved: moved.collect() };
-        deliveries.moved.iter_mut().for_each(watch::Receiver::mark_changed);
-        deliveries
+        let moved = std::iter::once(&shared.own).chain(&mirrors).map(|journal| {
+            let mut moved = journal.deliveries();
+            moved.mark_changed();
+            news(moved)
+        });
+        Deliveries { mirrored, moved: moved.collect() }
     }
 
     /// Resolves when there may be something to tell. Cancelling loses nothing.
     async fn changed(&mut self, shared: &Shared) {
         let has_come = poll_fn(|context| {
-            if pin!(self.mirrored.changed()).poll(context).is_ready() {
+            if self.mirrored.as_mut().poll(context).is_ready() {
                 return Poll::Ready(true);
             }
             let mut is_moved = false;
             for moved in &mut self.moved {
-                // The sender may be that of a mirror that has gone.
-                is_moved |= matches!(pin!(moved.changed()).poll(context), Poll::Ready(Ok(())));
+                if let Poll::Ready(receiver) = moved.as_mut().poll(context) {
+                    *moved = news(receiver);
+                    is_moved = true;
+                }
             }
             if is_moved { Poll::Ready(false) } else { Poll::Pending }
         });
@@ -257,7 +276,7 @@ impl Conversation {
                 let mirror = mirror(&shared, &journal, at).await?;
                 mirror.skip_to(at);
                 self.reader.set_memory(mirror.appender().memory().clone());
-                self.taking.push(Taking { journal, durable: mirror.durable() });
+                self.taking.push(Taking { journal, durable: news(mirror.durable()) });
             }
             Effect::SkipTo { journal, to } => mirror(&shared, &journal, to).await?.skip_to(to),
             Effect::Take { journal, batches } => {
@@ -443,13 +462,13 @@ async fn next_batches(shipping: &mut [Shipping], session: &Session) -> (JournalI
     .await
 }
 
-/// The next mirror of which more is safe, and how far.
+/// The next mirror of which more is safe, and how far. Cancelling loses nothing.
 async fn next_durable(taking: &mut [Taking]) -> (JournalId, Mark) {
     poll_fn(|context| {
         for Taking { journal, durable } in taking.iter_mut() {
-            let changed = pin!(durable.changed()).poll(context);
-            if let Poll::Ready(Ok(())) = changed {
-                let mark = *durable.borrow_and_update();
+            if let Poll::Ready(receiver) = durable.as_mut().poll(context) {
+                let mark = *receiver.borrow();
+                *durable = news(receiver);
                 return Poll::Ready((journal.clone(), mark));
             }
         }
