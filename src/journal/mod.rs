@@ -9,6 +9,7 @@
 //! - `thread`: the thread around the writer; group commit.
 //! - `memory`: of batches that were written, for those that come.
 //! - `reader`: from a position up to what is durable.
+//! - `recent`: what one reader has just read, for the others.
 //! - `cursors`: how far each output has delivered; a hint.
 //!
 //! Rules, of which everything else follows: the segments are the only truth. Nothing is given out, forwarded or
@@ -21,6 +22,7 @@ pub mod cursors;
 pub mod index;
 pub mod memory;
 pub mod reader;
+mod recent;
 pub mod recovery;
 pub mod segment;
 mod spares;
@@ -49,6 +51,7 @@ use crate::proto::pair::promise::{Acknowledge, Promise};
 use crate::proto::position::{Incarnation, JournalId, Mark, NodeName, Position};
 use appender::{Inbox, Waiting};
 use index::Index;
+use recent::Recent;
 use segment::{Found, Scan};
 use thread::{Heartbeat, Thread};
 use writer::Writer;
@@ -147,6 +150,7 @@ pub(crate) struct Shared {
     cursors: Mutex<BTreeMap<String, Cursor>>,
     /// Raised when a cursor moves, comes or goes.
     moved: watch::Sender<()>,
+    recent: Recent,
     counters: Counters,
     heartbeat: Heartbeat,
 }
@@ -270,6 +274,7 @@ impl Journal {
             state: watch::Sender::default(),
             cursors: Mutex::default(),
             moved: watch::Sender::default(),
+            recent: Recent::default(),
             counters: Counters::default(),
             heartbeat: Heartbeat::default(),
         });
