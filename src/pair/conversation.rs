@@ -33,6 +33,8 @@ const OUT_PIECES: usize = 64;
 /// How long the other node may take nothing of what waits: what it has to be told would wait without a bound, and promises
 /// with it. Five times what counts as silence.
 const STUCK_MAX: Duration = SILENCE_MAX.saturating_mul(5);
+/// Mirrors that may be here: a peer that invents journals fills no disk with them.
+const MIRRORS_MAX: usize = 64;
 
 /// Why a conversation is over.
 #[derive(Debug, Error)]
@@ -58,6 +60,22 @@ pub(super) enum Ended {
     /// What this node says is not read.
     #[error("the peer took nothing for {} s", STUCK_MAX.as_secs())]
     Stuck,
+    /// More journals than two nodes can have.
+    #[error("the peer has one more journal, {0}, and there are {MIRRORS_MAX} mirrors here")]
+    Crowded(JournalId),
+}
+
+impl Ended {
+    /// What the other end did wrong, if it did: a name for counting.
+    pub(super) fn rejection(&self) -> Option<&'static str> {
+        match self {
+            Ended::Session(error) => Some(error.as_str()),
+            Ended::Refused(_, Refused::OutOfPlace { .. }) => Some("batch"),
+            Ended::Crowded(_) => Some("journals"),
+            Ended::Stuck => Some("stuck"),
+            Ended::Superseded | Ended::Broken(_) | Ended::Closed | Ended::Mirror(_) | Ended::Refused(..) => None,
+        }
+    }
 }
 
 /// Talks until the connection ends.
@@ -234,6 +252,7 @@ impl Conversation {
                 }
                 (journal, mark) = next_durable(&mut self.taking) => {
                     self.session.set_durable(Instant::now(), &journal, mark);
+                    self.look_at_the_end_of(&journal);
                 }
                 () = self.deliveries.changed(&shared), if !pauses => {
                     self.tell_deliveries();
@@ -286,10 +305,14 @@ impl Conversation {
             }
             Effect::Replicated { journal, mark } if journal == *shared.own.id() => shared.own.set_replicated(mark),
             // An orphan's: nobody waits for it.
-            Effect::Replicated { .. } => {}
+            Effect::Replicated { journal, .. } => self.look_at_the_end_of(&journal),
             Effect::Delivered { journal, outputs } if journal == *shared.own.id() => {
-                let end = shared.own.progress().durable;
-                shared.own.delivered_elsewhere(&mirrors::within(outputs, end));
+                let (end, told) = (shared.own.progress().durable, outputs.len());
+                let outputs = mirrors::within(outputs, end);
+                if outputs.len() < told {
+                    shared.settings.metrics.rejected.inc("position");
+                }
+                shared.own.delivered_elsewhere(&outputs);
             }
             Effect::Delivered { journal, outputs } => {
                 if let Some(mirror) = shared.mirrors.get(&journal) {
@@ -304,13 +327,22 @@ impl Conversation {
                 view.round_trip = tcp::delivery(&self.socket).ok().map(|delivery| delivery.round_trip);
                 is_news
             })),
+            // Asked before an earlier connection had its end: the next one asks again.
+            Effect::RolledBack { journal, mirror, .. }
+                if journal == *shared.own.id() && shared.own.progress().durable.position >= mirror.position =>
+            {
+                return Err(Ended::Superseded);
+            }
             Effect::RolledBack { journal, mirror, writer } => {
                 let what = format!(
                     "{journal} is not mirrored: its own node has it up to {}, the mirror up to {}",
                     writer.position, mirror.position
                 );
                 tracing::error!("{what}");
-                shared.view.send_modify(|view| view.error = Some(what.clone()));
+                shared.view.send_modify(|view| {
+                    view.is_adrift |= journal == *shared.own.id();
+                    view.error = Some(what.clone());
+                });
                 let _ = shared.notices.try_send(Notice::RolledBack(what));
             }
         }
@@ -343,6 +375,13 @@ impl Conversation {
         let _ = shared.notices.try_send(Notice::Connected);
     }
 
+    /// An orphan may be delivered before the last of it is on both nodes.
+    fn look_at_the_end_of(&mut self, journal: &JournalId) {
+        if !self.session.is_living(journal) {
+            self.tell_deliveries();
+        }
+    }
+
     fn tell_deliveries(&mut self) {
         let now = Instant::now();
         let mirrors = self.shared.mirrors.all();
@@ -353,9 +392,7 @@ impl Conversation {
         if !self.has_met {
             return;
         }
-        let taken: Vec<&JournalId> = self.taking.iter().map(|taking| &taking.journal).collect();
-        let shipped: Vec<&JournalId> = self.session.shipments().map(|(journal, _)| journal).collect();
-        let living = |journal: &JournalId| taken.contains(&journal) || shipped.contains(&journal);
+        let living = |journal: &JournalId| self.session.is_living(journal);
         if mirrors.iter().any(|mirror| !living(mirror.id()) && mirrors::is_delivered(mirror)) {
             // Rarely there is one; its end waits for the disk.
             tokio::task::block_in_place(|| self.shared.mirrors.forget_delivered(living));
@@ -384,6 +421,9 @@ impl Conversation {
 async fn mirror(shared: &Arc<Shared>, journal: &JournalId, at: Mark) -> Result<Arc<Journal>, Ended> {
     if let Some(mirror) = shared.mirrors.get(journal) {
         return Ok(mirror);
+    }
+    if shared.mirrors.all().len() >= MIRRORS_MAX {
+        return Err(Ended::Crowded(journal.clone()));
     }
     let (shared, journal) = (shared.clone(), journal.clone());
     let opened = tokio::task::spawn_blocking(move || shared.mirrors.of(&journal, at));
