@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
 
-use super::lab::{Host, KEY, Program, VIP_V4, VIP_V6, wait_until, write_key};
+use super::lab::{Host, KEY, Program, VIP_V4, VIP_V6, succeed, wait_until, write_key};
 
 pub const FORWARD_PORT: u16 = 24224;
 pub const SYSLOG_PORT: u16 = 1514;
@@ -115,6 +115,16 @@ impl<'a> Aggregator<'a> {
 
     pub fn is_in_sync(&self) -> bool {
         self.status()["nodes"][0]["link"]["in_sync"] == true
+    }
+
+    /// Whether its first process has ended.
+    pub fn has_ended(&self) -> bool {
+        self.program.as_ref().is_none_or(|program| kill(program.pid(), None).is_err())
+    }
+
+    /// Copies a directory of its own; the daemon must not run.
+    pub fn copy_data(&self, from: &str, to: &str) {
+        succeed(Command::new("cp").args(["-a", &self.file(from), &self.file(to)]));
     }
 
     pub fn wipe(&self) {

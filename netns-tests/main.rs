@@ -4,7 +4,8 @@
 //! host. By what is tested here: `address` (adding, removing, leases, who answers), `announcement` (neighbours learn, and
 //! strangers are heard), `advertisement` (raw sockets, keepalived), `handover` (an address moves, no datagram is lost),
 //! `connections` (TCP connections move with it),
-//! `pair` (the whole program), `mirror` and `drain` (with senders and a destination, built in `aggregators`),
+//! `pair` (the whole program), `mirror`, `adrift` and `drain` (with senders and a destination, built in `aggregators`),
+//! `attacks` (on the pair's port, by strangers and by whoever has the key),
 //! `oddities` (hostile packets, vanished interfaces, pairs that are not the usual one),
 //! `dissection` (what tshark thinks of us), `live` (`check --live`), `demo` (`twinlog demo`), `switch` (the lab itself).
 //! `compare` and `timing` are programs that measure, and are run by `compare.sh`.
@@ -16,9 +17,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod address;
+mod adrift;
 mod advertisement;
 mod aggregators;
 mod announcement;
+mod attacks;
 mod compare;
 mod connections;
 mod demo;

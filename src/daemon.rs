@@ -4,6 +4,7 @@
 //! an overloaded data plane cannot hold it up. The data plane is a runtime with a worker for every core, and a thread
 //! for the journal. What the one wants of the other is published as a [`Stage`].
 
+mod adrift;
 mod drain;
 mod election;
 mod moves;
@@ -79,6 +80,9 @@ pub enum RunError {
     /// An essential task panicked: a bug. The journal was closed in order.
     #[error("{0} failed; stopping")]
     Fault(String),
+    /// The peer has more of the own journal than this node. The next start makes a new one.
+    #[error("the journal went back in time: the next start begins a new one")]
+    Adrift,
 }
 
 fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
@@ -106,6 +110,10 @@ pub fn run(
         let mut daemon = Daemon::start(config, &data_plane, page, inherited)?;
         let fault = daemon.serve(&mut signals, reread).await;
         daemon.end(&mut signals).await;
+        if daemon.is_adrift {
+            let aside = adrift::set_aside(&daemon.current().data_dir, daemon.observed.journal.id());
+            return aside.map_err(io_error("cannot set the journal aside")).and(Err(RunError::Adrift));
+        }
         fault.map_or(Ok(()), |task| Err(RunError::Fault(task)))
     });
     // A reader that does not read our standard output must not keep the process.
@@ -178,6 +186,10 @@ struct Daemon<'a> {
     systemd: Arc<Systemd>,
     /// The endpoints on the control plane. Aborted at the end: they hold nothing that could be lost.
     control: JoinHandle<()>,
+    /// Whether the peer has more of the own journal than there is here.
+    is_adrift: bool,
+    /// What takes in again what is left of journals that were. Aborted at the end: the next start begins anew.
+    returning: Vec<JoinHandle<()>>,
     /// What tells the service manager how the daemon is. Aborted last.
     attendance: JoinHandle<()>,
     admin: Vec<JoinHandle<()>>,
@@ -293,6 +305,8 @@ impl<'a> Daemon<'a> {
             moves: Moves::new(departures, handed_in),
             moves_heard,
             called_off: None,
+            is_adrift: false,
+            returning: Vec::new(),
             hooks: Some(HooksAtWork { hooks, runner, watch }),
             events: Some((recorder, writer)),
             stage,
@@ -310,9 +324,22 @@ impl<'a> Daemon<'a> {
             partner.show(&daemon.observed);
         }
         daemon.start_outputs();
+        daemon.take_in_again();
         daemon.apply_inputs(&configured, opened);
         tracing::info!(elapsed = ?started.instant.elapsed(), "ready");
         Ok(daemon)
+    }
+
+    /// Has the own journal take in what is left of its predecessors that went back in time.
+    fn take_in_again(&mut self) {
+        let config = self.current();
+        let _on_data_plane = self.data_plane.enter();
+        let outputs: Vec<String> = config.outputs.iter().map(|output| output.name.clone()).collect();
+        for directory in adrift::found(&config.data_dir) {
+            let own = self.observed.journal.clone();
+            let taking = adrift::take_in(directory, journal_settings(&config), outputs.clone(), own);
+            self.returning.push(self.supervisor.spawn("journal that went back in time", taking));
+        }
     }
 
     fn record(&self, event: &str, cause: &str) {
@@ -421,6 +448,10 @@ impl<'a> Daemon<'a> {
             let give_up_at = self.moves.give_up_at();
             tokio::select! {
                 () = partner => {
+                    if !self.is_adrift && self.partner.as_ref().is_some_and(Partner::is_adrift) {
+                        self.is_adrift = true;
+                        self.ask_to_stop(Some("the own journal's disk".to_owned()));
+                    }
                     self.go_on_with_connections();
                     self.reconcile().await;
                 }
@@ -465,19 +496,10 @@ fn open_journal(config: &Config) -> Result<Journal, RunError> {
         io::ErrorKind::WouldBlock => RunError::Journal(OpenError::Locked(directory.display().to_string())),
         _ => RunError::Io(format!("cannot open the journal in {}", directory.display()), error),
     })?;
-    let settings = journal::Settings {
-        limits: limits(config),
-        commit_interval: config.journal.commit_interval,
-        when_full: match config.journal.when_full {
-            config::WhenFull::Block => journal::WhenFull::Block,
-            config::WhenFull::DropOldest => journal::WhenFull::DropOldest,
-        },
-        acknowledge: acknowledge(config),
-    };
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let fresh = Incarnation(since_epoch.as_millis() as u64);
     let outputs: Vec<&str> = config.outputs.iter().map(|output| output.name.as_str()).collect();
-    let journal = Journal::open(Arc::new(storage), &config.node, settings, &outputs, fresh)?;
+    let journal = Journal::open(Arc::new(storage), &config.node, journal_settings(config), &outputs, fresh)?;
     for finding in journal.findings() {
         tracing::warn!("journal: {finding}");
     }
@@ -491,6 +513,18 @@ fn open_journal(config: &Config) -> Result<Journal, RunError> {
         "journal open"
     );
     Ok(journal)
+}
+
+fn journal_settings(config: &Config) -> journal::Settings {
+    journal::Settings {
+        limits: limits(config),
+        commit_interval: config.journal.commit_interval,
+        when_full: match config.journal.when_full {
+            config::WhenFull::Block => journal::WhenFull::Block,
+            config::WhenFull::DropOldest => journal::WhenFull::DropOldest,
+        },
+        acknowledge: acknowledge(config),
+    }
 }
 
 /// What an acknowledged message means, with or without a pair.

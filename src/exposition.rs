@@ -192,6 +192,8 @@ fn replication(out: &mut Families<'_>, observed: &Observed, link: &LinkStatus) -
     out.gauge("replication_in_sync", "Whether everything acknowledged is on both nodes", flag(link.in_sync))?;
     out.gauge("replication_lag_messages", "Messages that are safe here and not there", link.lag_messages as f64)?;
     out.gauge("replication_lag_bytes", "Their bytes in the journal", link.lag_bytes as f64)?;
+    let rejected = link.rejected.iter().map(|(reason, count)| (vec![("reason", reason.clone())], *count));
+    out.counters("replication_rejected", "Connections of the pair's port refused or ended, by reason", rejected)?;
     let stage = *observed.stage.borrow();
     let states = [
         ("none", Stage::Serving),

@@ -129,6 +129,13 @@ impl Default for Takeover {
     }
 }
 
+/// The link between the nodes of a pair.
+#[derive(Debug, Default)]
+pub struct LinkMetrics {
+    /// Connections that were refused or ended because of what the other end did, by reason.
+    pub rejected: Reasons,
+}
+
 /// One input.
 #[derive(Debug, Default)]
 pub struct InputMetrics {

@@ -5,9 +5,11 @@
 //!
 //! - `link`: finding each other, again and again.
 //! - `conversation`: one connection, driving one [`Session`](crate::proto::pair::session::Session).
+//! - `incoming`: its frames as they arrive.
 //! - `mirrors`: the other node's journals on this node's disk.
 
 mod conversation;
+mod incoming;
 mod link;
 pub mod mirrors;
 
@@ -21,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use crate::config;
 use crate::journal::Journal;
+use crate::metrics::LinkMetrics;
 use crate::proto::pair::message::Status;
 use crate::proto::pair::moving::{CONNECTIONS_MAX, Move};
 use crate::supervise::Supervisor;
@@ -42,6 +45,8 @@ pub struct Settings {
     pub key: PairKey,
     /// A fingerprint of the configuration, to be compared.
     pub configuration: u32,
+    /// What is counted.
+    pub metrics: Arc<LinkMetrics>,
 }
 
 /// How the link stands.
@@ -61,6 +66,8 @@ pub struct View {
     pub round_trip: Option<Duration>,
     /// What the other node last showed of itself.
     pub shown: Option<String>,
+    /// Whether the peer has more of this node's own journal than it has itself: its disk went back in time.
+    pub is_adrift: bool,
     /// Why there is no connection, or why a journal is not mirrored; what went wrong last.
     pub error: Option<String>,
 }

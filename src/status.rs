@@ -32,7 +32,7 @@ use crate::vip;
 
 /// Version of the JSON shape: raised when a key changes its meaning or goes.
 pub const SCHEMA: u32 = 1;
-/// Time without a sign of life of the journal's thread after which the node is not well. It gives one every 100 ms.
+/// Time without a sign of life of the journal's thread after which the node is not well. It gives one every second.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(5);
 
 /// Everything a look needs: handles to what the parts of a running daemon publish.
@@ -152,7 +152,7 @@ pub struct LastReload {
 /// Tells how long ago the journal's thread gave a sign of life.
 ///
 /// The heartbeat is in milliseconds since that thread started, so one reading taken with the clock beside it tells the
-/// age of every later one, to within the 100 ms between two beats.
+/// age of every later one, to within the second between two beats.
 #[derive(Clone, Copy, Debug)]
 pub struct Pulse {
     beat: u64,

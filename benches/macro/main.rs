@@ -17,6 +17,7 @@ mod chunks;
 mod generator;
 mod measure;
 mod message;
+mod pair;
 mod relay;
 mod report;
 mod sink;
@@ -35,6 +36,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use chunks::{CHUNK_EVENTS, Compressed, Senders};
 use generator::{Connections, Plan, send_datagrams};
 use measure::{Deadline, Usage, interrupted, now_ns, watch_signals};
+use pair::Cable;
 use relay::{Flow, Kind, Ports, Relay};
 use report::{BARE, Metric, Report, Row};
 use sink::{Dialect, Sink, Tally, bind_bare, receive_bare};
@@ -55,7 +57,7 @@ struct Options {
     /// Loads to run
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
     only: Vec<Load>,
-    /// Relays to run, by the begin of their names: twinlog, rsyslog-memory, rsyslog-disk
+    /// Relays to run, by the begin of their names: twinlog, twinlog-mirrored (as root), rsyslog-memory, rsyslog-disk
     #[arg(long, value_delimiter = ',', value_name = "RELAY")]
     relay: Vec<String>,
     /// Messages of tcp1, tcp1000 and backlog
@@ -131,8 +133,13 @@ impl Load {
     /// Whether a relay can do it.
     fn suits(self, relay: Kind) -> bool {
         match self {
+            Load::Tcp1000 | Load::Udp | Load::Backlog | Load::Idle10k | Load::ForwardGzip
+                if relay == Kind::TwinlogMirrored =>
+            {
+                false
+            }
             Load::Backlog => relay.is_persistent(),
-            _ => self.flow() == Flow::Syslog || relay == Kind::Twinlog,
+            _ => self.flow() == Flow::Syslog || matches!(relay, Kind::Twinlog | Kind::TwinlogMirrored),
         }
     }
 
@@ -238,6 +245,15 @@ fn raise_open_files() -> Result<()> {
 }
 
 fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
+    if kind != Kind::TwinlogMirrored {
+        return measure_on(None, kind, load, options);
+    }
+    let cable = Cable::make()?;
+    cable.visit(0, || measure_on(Some(&cable), kind, load, options))
+}
+
+/// Measures a row on the host that the thread is on.
+fn measure_on(cable: Option<&Cable>, kind: Kind, load: Load, options: &Options) -> Result<Row> {
     let run = Run {
         plan: load.plan(options),
         ports: Ports::choose(),
@@ -245,6 +261,7 @@ fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
         kind,
         load,
         options,
+        cable,
     };
     match load {
         Load::Tcp1 | Load::Tcp1000 | Load::Latency => run.stream(|relay| {
@@ -273,11 +290,12 @@ struct Run<'a> {
     ports: Ports,
     deadline: Deadline,
     options: &'a Options,
+    cable: Option<&'a Cable>,
 }
 
 impl Run<'_> {
     fn start_relay(&self) -> Result<Relay> {
-        Relay::start(self.kind, self.ports, self.load.flow(), &self.options.dir)
+        Relay::start(self.kind, self.ports, self.load.flow(), &self.options.dir, self.cable)
     }
 
     /// Everything is up, `send` sends, the sink counts. `send` returns when it began, and connections that stay open
@@ -285,14 +303,16 @@ impl Run<'_> {
     fn stream(&self, send: impl FnOnce(SocketAddr) -> Result<(u64, Option<Connections>)>) -> Result<Row> {
         let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
         let relay = self.start_relay()?;
-        let before = relay.usage()?;
+        let (before, standby) = (relay.usage()?, relay.standby_usage()?);
         let (start_ns, _open) = send(relay.address())?;
         sink.wait(QUIET, self.deadline)?;
+        let mirrored_ns = relay.wait_until_mirrored(self.deadline)?;
         let after = relay.usage()?;
 
         let tally = sink.close();
         let mut row = common(&self.plan, &tally, before, after);
-        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns));
+        row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
+        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
         let quantiles = [(Metric::P50Ms, 0.5), (Metric::P99Ms, 0.99), (Metric::P999Ms, 0.999), (Metric::MaxMs, 1.0)];
         for (metric, share) in quantiles {
             row.extend(tally.latency.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
@@ -305,15 +325,17 @@ impl Run<'_> {
         let sink = Sink::open(self.ports.sink, self.plan, Dialect::Forward(compressed.clone()))?;
         let relay = self.start_relay()?;
         let mut senders = Senders::open(relay.address(), &self.plan, compressed.as_deref())?;
-        let before = relay.usage()?;
+        let (before, standby) = (relay.usage()?, relay.standby_usage()?);
         let start_ns = now_ns();
         senders.send(&self.plan, self.deadline)?;
         sink.wait(QUIET, self.deadline)?;
+        let mirrored_ns = relay.wait_until_mirrored(self.deadline)?;
         let after = relay.usage()?;
 
         let tally = sink.close();
         let mut row = common(&self.plan, &tally, before, after);
-        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns));
+        row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
+        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
         let quantiles = [(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)];
         for (metric, share) in quantiles {
             row.extend(senders.acknowledged.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
@@ -400,6 +422,12 @@ fn common(plan: &Plan, tally: &Tally, before: Usage, after: Usage) -> Row {
         row.insert(Metric::Foreign, tally.foreign as f64);
     }
     row
+}
+
+/// What the mirror costs on the other node.
+fn standby_cpu(plan: &Plan, before: Option<Usage>, after: Option<Usage>) -> Option<(Metric, f64)> {
+    let cpu = after?.cpu - before?.cpu;
+    Some((Metric::StandbyCpuPerMillion, cpu.as_secs_f64() * 1e6 / plan.total() as f64))
 }
 
 fn per_second(messages: u64, from_ns: u64, to_ns: u64) -> f64 {

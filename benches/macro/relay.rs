@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 
-use crate::measure::{Deadline, Usage};
+use crate::measure::{Deadline, Usage, now_ns};
+use crate::pair::{self, Cable, NODES};
 
 /// Longer than any relay needs to write its queue out on SIGTERM; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -27,16 +28,19 @@ const RSYSLOGD: &str = "/usr/sbin/rsyslogd";
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Twinlog,
+    /// The active node of a pair, which promises what is on both disks.
+    TwinlogMirrored,
     RsyslogMemory,
     RsyslogDisk,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 3] = [Kind::Twinlog, Kind::RsyslogMemory, Kind::RsyslogDisk];
+    pub const ALL: [Kind; 4] = [Kind::Twinlog, Kind::TwinlogMirrored, Kind::RsyslogMemory, Kind::RsyslogDisk];
 
     pub fn name(self) -> &'static str {
         match self {
             Kind::Twinlog => "twinlog",
+            Kind::TwinlogMirrored => "twinlog-mirrored",
             Kind::RsyslogMemory => "rsyslog-memory",
             Kind::RsyslogDisk => "rsyslog-disk",
         }
@@ -50,7 +54,8 @@ impl Kind {
     /// Where the program is: `TWINLOG_BIN`, else what cargo built beside this benchmark; none if it is not there.
     pub fn program(self) -> Option<PathBuf> {
         let path = match self {
-            Kind::Twinlog => {
+            Kind::TwinlogMirrored if !geteuid().is_root() => return None,
+            Kind::Twinlog | Kind::TwinlogMirrored => {
                 env::var_os("TWINLOG_BIN").or(option_env!("CARGO_BIN_EXE_twinlog").map(Into::into))?.into()
             }
             Kind::RsyslogMemory | Kind::RsyslogDisk => PathBuf::from(RSYSLOGD),
@@ -58,9 +63,10 @@ impl Kind {
         path.is_file().then_some(path)
     }
 
-    fn config(self, dir: &Path, ports: Ports, flow: Flow) -> String {
-        match self {
+    fn config(self, dir: &Path, ports: Ports, flow: Flow) -> Result<String> {
+        Ok(match self {
             Kind::Twinlog => twinlog_config(dir, ports, flow),
+            Kind::TwinlogMirrored => twinlog_config(dir, ports, flow) + &pair::configuration(dir)?,
             // Room for half a million messages; a linked list of a million was no faster.
             Kind::RsyslogMemory => rsyslog_config(dir, ports, r#"queue.type="FixedArray" queue.size="500000""#),
             Kind::RsyslogDisk => rsyslog_config(
@@ -68,7 +74,7 @@ impl Kind {
                 ports,
                 r#"queue.type="Disk" queue.filename="main" queue.maxFileSize="64m" queue.size="100000000""#,
             ),
-        }
+        })
     }
 
     fn command(self, dir: &Path) -> Result<Command> {
@@ -76,7 +82,7 @@ impl Kind {
         let config = dir.join("config");
         let mut command = Command::new(program);
         match self {
-            Kind::Twinlog => command.arg("run").arg("--config").arg(config),
+            Kind::Twinlog | Kind::TwinlogMirrored => command.arg("run").arg("--config").arg(config),
             Kind::RsyslogMemory | Kind::RsyslogDisk => {
                 command.arg("-n").arg("-f").arg(config).arg("-i").arg(dir.join("pid"))
             }
@@ -191,19 +197,35 @@ pub struct Relay {
     child: Child,
     /// What the processes before a restart used.
     earlier: Usage,
+    standby: Option<Standby>,
     // Last, because it is dropped last: the child must be gone before its directory is.
     dir: Scratch,
 }
 
+/// The other node of a pair.
+struct Standby {
+    child: Option<Child>,
+    // Last, as a relay's own.
+    dir: Scratch,
+}
+
 impl Relay {
-    /// Starts the relay with an empty directory under `parent` and waits until it takes connections.
-    pub fn start(kind: Kind, ports: Ports, flow: Flow, parent: &Path) -> Result<Relay> {
-        let dir = Scratch::create(parent)?;
-        fs::write(dir.0.join("config"), kind.config(&dir.0, ports, flow))
-            .context("writing the relay's configuration")?;
+    /// Starts the relay with an empty directory under `parent` and waits until it takes connections; of a pair, which is on
+    /// `cable`, both nodes, and waits until what one takes is on both.
+    pub fn start(kind: Kind, ports: Ports, flow: Flow, parent: &Path, cable: Option<&Cable>) -> Result<Relay> {
+        let dir = Scratch::with_configuration(parent, kind, ports, flow)?;
         let child = spawn(kind, &dir.0)?;
-        let mut relay = Relay { kind, ports, child, earlier: Usage::default(), dir };
+        let mut relay = Relay { kind, ports, child, earlier: Usage::default(), standby: None, dir };
         relay.wait_until_ready()?;
+        if let Some(cable) = cable {
+            let dir = Scratch::with_configuration(parent, kind, ports, flow)?;
+            let child = Some(cable.visit(1, || spawn(kind, &dir.0))?);
+            relay.standby = Some(Standby { child, dir });
+            let program = kind.program().context("twinlog is not there")?;
+            for state in ["active", "synced"] {
+                pair::wait_until(&program, &relay.dir.0.join("config"), NODES[0], state)?;
+            }
+        }
         Ok(relay)
     }
 
@@ -213,7 +235,28 @@ impl Relay {
 
     /// Since [`Relay::start`], restarts included.
     pub fn usage(&self) -> Result<Usage> {
-        Ok(self.earlier.then(Usage::of_process(self.child.id())?))
+        let now = match self.kind {
+            Kind::TwinlogMirrored => pair::usage(&self.child)?,
+            _ => Usage::of_process(self.child.id())?,
+        };
+        Ok(self.earlier.then(now))
+    }
+
+    /// The same of the other node of a pair.
+    pub fn standby_usage(&self) -> Result<Option<Usage>> {
+        self.standby.iter().filter_map(|standby| standby.child.as_ref()).map(pair::usage).next().transpose()
+    }
+
+    /// Waits until a pair has everything on both nodes; when that was, or 0 for any other relay.
+    pub fn wait_until_mirrored(&self, deadline: Deadline) -> Result<u64> {
+        if self.standby.is_none() {
+            return Ok(0);
+        }
+        let program = self.kind.program().context("twinlog is not there")?;
+        while pair::lag_bytes(&program, &self.dir.0.join("config"))? > 0 {
+            deadline.pause(Duration::from_millis(10), "waiting for the mirror")?;
+        }
+        Ok(now_ns())
     }
 
     /// Stops the relay in good order and starts it again on what it kept. Returns the time from the start of the process
@@ -258,8 +301,20 @@ impl Relay {
     }
 }
 
+impl Drop for Standby {
+    fn drop(&mut self) {
+        let Some(child) = self.child.take() else { return };
+        let stopped = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).context("stopping the standby");
+        if let Err(error) = stopped.and_then(|()| pair::reap(child, STOP_PATIENCE)) {
+            eprintln!("macro: {}: {error:#}", self.dir.0.display());
+        }
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
+        // First, so that the active one does not hand over.
+        self.standby = None;
         if let Err(error) = self.stop() {
             eprintln!("macro: {error:#}");
         }
@@ -278,7 +333,8 @@ fn spawn(kind: Kind, dir: &Path) -> Result<Child> {
 
 /// Asks the kernel's table: binding the port to find out would take it away from the relay.
 fn udp_is_bound(port: u16) -> bool {
-    fs::read_to_string("/proc/net/udp").is_ok_and(|table| table.contains(&format!(":{port:04X} 00000000:0000")))
+    fs::read_to_string("/proc/thread-self/net/udp")
+        .is_ok_and(|table| table.contains(&format!(":{port:04X} 00000000:0000")))
 }
 
 /// A directory that is removed with all its contents.
@@ -291,6 +347,13 @@ impl Scratch {
         let dir = parent.join(name);
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         Ok(Scratch(dir))
+    }
+
+    fn with_configuration(parent: &Path, kind: Kind, ports: Ports, flow: Flow) -> Result<Scratch> {
+        let dir = Scratch::create(parent)?;
+        let text = kind.config(&dir.0, ports, flow)?;
+        fs::write(dir.0.join("config"), text).context("writing the relay's configuration")?;
+        Ok(dir)
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Metric {
     Foreign,
     /// Of the relay's process, user and system. The same number is microseconds a message.
     CpuPerMillion,
+    /// The same of the other node of a pair.
+    StandbyCpuPerMillion,
     /// `CpuPerMillion` over that of the bare receive loop.
     CpuOverBare,
     P50Ms,
@@ -50,6 +52,7 @@ impl Metric {
             Metric::Repeated => "repeated",
             Metric::Foreign => "foreign lines",
             Metric::CpuPerMillion => "CPU s per million",
+            Metric::StandbyCpuPerMillion => "standby's",
             Metric::CpuOverBare => "CPU × bare",
             Metric::P50Ms => "p50 ms",
             Metric::P99Ms => "p99 ms",

@@ -15,6 +15,7 @@ use crate::hooks;
 use crate::input::Phase;
 use crate::journal;
 use crate::proto::drain::{self, Drain, Order, Until, Verdict, View, Wish, verdict};
+use crate::proto::position::Mark;
 use crate::proto::stage::Stage;
 use crate::receipt::{Connections, Messages, Receipt, Took};
 
@@ -317,7 +318,12 @@ impl Daemon<'_> {
             connections: self.moves.departures.count(),
             inputs_have_ended: self.inputs.have_ended(),
             appended: progress.appended,
-            end: if is_poisoned { progress.durable } else { progress.appended },
+            end: match is_poisoned {
+                // Of a journal that is adrift nothing more is mirrored or delivered.
+                _ if self.is_adrift => Mark::default(),
+                true => progress.durable,
+                false => progress.appended,
+            },
             replicated: self.observed.journal.promise().replicated(),
             delivered: progress.delivered,
         }

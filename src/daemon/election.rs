@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use super::RunError;
 use crate::config::{Config, HookEvent, read_password};
@@ -19,8 +19,8 @@ use crate::status::{Elected, HEARTBEAT_MAX, Observed};
 use crate::sys::robust_mutex::SharedPage;
 use crate::vip::{self, Handle, Happened, Notice, Vip};
 
-/// Between two beats, and two looks for faults.
-const BEAT: Duration = Duration::from_millis(100);
+/// Between two beats, and two looks for faults that nobody tells of: the thread waits 5 s for a beat.
+const BEAT: Duration = Duration::from_millis(500);
 /// How long the journal may have no room before the node gives way to a peer that is well. A burst fills it for seconds.
 const FULL_FOR: Duration = Duration::from_secs(60);
 
@@ -73,11 +73,12 @@ impl Election {
     }
 }
 
-/// Says ten times a second that the daemon lives, and what is wrong with it.
+/// Says twice a second that the daemon lives, and at once what is wrong with it.
 async fn beat(observed: Arc<Observed>, handle: Handle, mut aside: watch::Receiver<bool>) {
     let mut waiting_since = None;
+    let (mut journal, mut listening) = (observed.journal.state(), observed.listening.clone());
     loop {
-        let state = observed.journal.state().borrow().clone();
+        let state = journal.borrow_and_update().clone();
         if !matches!(state, journal::State::Waiting(_)) {
             waiting_since = None;
         } else if waiting_since.is_none() {
@@ -86,14 +87,19 @@ async fn beat(observed: Arc<Observed>, handle: Handle, mut aside: watch::Receive
         let faults = [
             (Fault::JournalPoisoned, matches!(state, journal::State::Poisoned(_))),
             (Fault::JournalFull, waiting_since.is_some_and(|since| since.elapsed() > FULL_FOR)),
-            (Fault::InputNotListening, !*observed.listening.borrow()),
+            (Fault::InputNotListening, !*listening.borrow_and_update()),
             (Fault::DataPlaneStalled, observed.heartbeat_age() > HEARTBEAT_MAX),
             (Fault::Drained, *aside.borrow_and_update()),
         ];
         let present: Vec<Fault> = faults.into_iter().filter(|(_, present)| *present).map(|(fault, _)| fault).collect();
         handle.beat(&present);
-        // Early if it is to step aside; whoever could say so may have gone.
-        let _ = timeout(BEAT, aside.changed()).await;
+        // Whoever could say more may have gone, and then says nothing.
+        tokio::select! {
+            () = sleep(BEAT) => {}
+            Ok(()) = aside.changed() => {}
+            Ok(()) = listening.changed() => {}
+            Ok(()) = journal.changed() => {}
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::election::Role;
 use crate::config::{self, Config, read_pair_key};
 use crate::events::Recorder;
 use crate::journal::Journal;
+use crate::metrics::LinkMetrics;
 use crate::pair::mirrors::Mirrors;
 use crate::pair::{self, Notice, Pair, Told, View};
 use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver};
@@ -28,6 +29,7 @@ const SHOW_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct Partner {
     pair: Pair,
     mirrors: Arc<Mirrors>,
+    metrics: Arc<LinkMetrics>,
     told: watch::Sender<Status>,
     role: watch::Receiver<Role>,
     view: watch::Receiver<View>,
@@ -48,22 +50,24 @@ impl Partner {
         let key = read_pair_key(&pair.key_file).map_err(|error| RunError::Secrets(vec![error]))?;
         let outputs = config.outputs.iter().map(|output| output.name.clone()).collect();
         let mirrors = Arc::new(Mirrors::open(&config.data_dir, super::limits(config), outputs)?);
+        let metrics = Arc::new(LinkMetrics::default());
         let settings = pair::Settings {
             pair: pair.clone(),
             key: crate::tls::PairKey::new(&key),
             configuration: config::fingerprint(config),
+            metrics: metrics.clone(),
         };
         let (told, tells) = watch::channel(Status::default());
         let what = format!("cannot listen on {} port {} for the peer", pair.own_node().address, pair.port);
         let (pair, told_of) =
             Pair::start(settings, own.clone(), mirrors.clone(), tells, supervisor).map_err(super::io_error(what))?;
         let (view, mirrored) = (pair.view(), mirrors.changed());
-        Ok(Some((Partner { pair, mirrors, told, role, view, mirrored, show: None }, told_of)))
+        Ok(Some((Partner { pair, mirrors, metrics, told, role, view, mirrored, show: None }, told_of)))
     }
 
     /// What `status` looks at.
     pub(super) fn partnered(&self) -> Partnered {
-        Partnered { view: self.view.clone(), mirrors: self.mirrors.clone() }
+        Partnered { view: self.view.clone(), mirrors: self.mirrors.clone(), metrics: self.metrics.clone() }
     }
 
     /// Begins to show the other node how this one is.
@@ -143,6 +147,11 @@ impl Partner {
     /// Whether the other node is there and would take the addresses.
     pub(super) fn can_take_over(&self) -> bool {
         self.view.borrow().peer.as_ref().is_some_and(|peer| peer.can_take_over)
+    }
+
+    /// Whether the other node has more of this one's own journal than there is here.
+    pub(super) fn is_adrift(&self) -> bool {
+        self.view.borrow().is_adrift
     }
 
     /// Whether the nodes talk.

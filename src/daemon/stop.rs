@@ -69,6 +69,7 @@ impl Daemon<'_> {
                 () = asked_again(signals, stop.began) => tracing::warn!("told twice: stopping now"),
             }
         }
+        self.returning.iter().for_each(JoinHandle::abort);
         let journal = self.observed.journal.clone();
         let closed = tokio::task::spawn_blocking(move || journal.close(Instant::now()));
         if let Err(error) = closed.await {

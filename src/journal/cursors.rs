@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use super::storage::Storage;
 use crate::proto::position::{Incarnation, Mark, Position};
 
@@ -24,13 +26,15 @@ const SLOT_HEADER_LEN: usize = 24;
 #[derive(Clone, Debug)]
 pub struct Cursor {
     mark: Arc<Mutex<Mark>>,
+    /// Raised when it moves.
+    moved: watch::Sender<()>,
 }
 
 impl Cursor {
-    /// A cursor at `mark`.
+    /// A cursor at `mark`, which raises `moved` when it moves.
     #[must_use]
-    pub fn new(mark: Mark) -> Cursor {
-        Cursor { mark: Arc::new(Mutex::new(mark)) }
+    pub fn new(mark: Mark, moved: watch::Sender<()>) -> Cursor {
+        Cursor { mark: Arc::new(Mutex::new(mark)), moved }
     }
 
     /// Everything before this was delivered.
@@ -42,7 +46,11 @@ impl Cursor {
     /// Moves the cursor forward; a mark behind it changes nothing.
     pub fn advance(&self, to: Mark) {
         let mut mark = self.mark.lock().unwrap_or_else(PoisonError::into_inner);
-        *mark = to.max(*mark);
+        if to > *mark {
+            *mark = to;
+            drop(mark);
+            self.moved.send_replace(());
+        }
     }
 }
 
@@ -172,8 +180,13 @@ mod tests {
 
     #[test]
     fn a_cursor_never_goes_back() {
-        let cursor = Cursor::new(Mark { position: Position(10), ordinal: 1 });
+        let moved = watch::Sender::default();
+        let seen = moved.subscribe();
+        let cursor = Cursor::new(Mark { position: Position(10), ordinal: 1 }, moved);
         cursor.advance(Mark { position: Position(5), ordinal: 0 });
         assert_eq!(cursor.mark().position, Position(10));
+        assert!(!seen.has_changed().unwrap());
+        cursor.advance(Mark { position: Position(11), ordinal: 2 });
+        assert!(seen.has_changed().unwrap());
     }
 }

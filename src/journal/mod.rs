@@ -9,6 +9,7 @@
 //! - `thread`: the thread around the writer; group commit.
 //! - `memory`: of batches that were written, for those that come.
 //! - `reader`: from a position up to what is durable.
+//! - `recent`: what one reader has just read, for the others.
 //! - `cursors`: how far each output has delivered; a hint.
 //!
 //! Rules, of which everything else follows: the segments are the only truth. Nothing is given out, forwarded or
@@ -21,6 +22,7 @@ pub mod cursors;
 pub mod index;
 pub mod memory;
 pub mod reader;
+mod recent;
 pub mod recovery;
 pub mod segment;
 mod spares;
@@ -49,6 +51,7 @@ use crate::proto::pair::promise::{Acknowledge, Promise};
 use crate::proto::position::{Incarnation, JournalId, Mark, NodeName, Position};
 use appender::{Inbox, Waiting};
 use index::Index;
+use recent::Recent;
 use segment::{Found, Scan};
 use thread::{Heartbeat, Thread};
 use writer::Writer;
@@ -145,6 +148,9 @@ pub(crate) struct Shared {
     replicated: watch::Sender<Mark>,
     state: watch::Sender<State>,
     cursors: Mutex<BTreeMap<String, Cursor>>,
+    /// Raised when a cursor moves, comes or goes.
+    moved: watch::Sender<()>,
+    recent: Recent,
     counters: Counters,
     heartbeat: Heartbeat,
 }
@@ -267,12 +273,15 @@ impl Journal {
             replicated: watch::Sender::default(),
             state: watch::Sender::default(),
             cursors: Mutex::default(),
+            moved: watch::Sender::default(),
+            recent: Recent::default(),
             counters: Counters::default(),
             heartbeat: Heartbeat::default(),
         });
         let oldest = shared.oldest();
         let start = |name: &str| recovered.saved.marks.get(name).copied().unwrap_or_default().max(oldest);
-        let cursors = outputs.iter().map(|name| ((*name).to_owned(), Cursor::new(start(name)))).collect();
+        let cursors =
+            outputs.iter().map(|name| ((*name).to_owned(), Cursor::new(start(name), shared.moved.clone()))).collect();
         *shared.cursors.lock().unwrap_or_else(PoisonError::into_inner) = cursors;
         for name in recovered.saved.marks.keys().filter(|name| !outputs.contains(&name.as_str())) {
             tracing::warn!(
@@ -414,12 +423,17 @@ impl Journal {
     pub fn cursor(&self, output: &str) -> Cursor {
         let oldest = self.shared.oldest();
         let mut cursors = self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.entry(output.to_owned()).or_insert_with(|| Cursor::new(oldest)).clone()
+        let fresh = || {
+            self.shared.moved.send_replace(());
+            Cursor::new(oldest, self.shared.moved.clone())
+        };
+        cursors.entry(output.to_owned()).or_insert_with(fresh).clone()
     }
 
     /// Forgets an output: nothing is kept for it any more.
     pub fn retire_cursor(&self, output: &str) {
         self.shared.cursors.lock().unwrap_or_else(PoisonError::into_inner).remove(output);
+        self.shared.moved.send_replace(());
     }
 
     /// Takes note of what the other node's outputs have delivered of this journal. Outputs that this node does not have
@@ -438,6 +452,12 @@ impl Journal {
     #[must_use]
     pub fn delivered(&self) -> BTreeMap<String, Mark> {
         self.shared.marks()
+    }
+
+    /// Tells when [`delivered`](Journal::delivered) has changed.
+    #[must_use]
+    pub fn deliveries(&self) -> watch::Receiver<()> {
+        self.shared.moved.subscribe()
     }
 
     /// How far the journal is.

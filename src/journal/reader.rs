@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::index::Place;
+use super::recent::{Tell, Turn};
 use super::segment::{self, Found, HEADER_LEN, Scan};
 use super::storage::{Storage, is_shortage};
 use crate::proto::batch::{Batch, BatchError, Stamp};
@@ -77,6 +78,7 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, at: Position) -> Reader {
+        shared.recent.reader_came();
         Reader { durable: shared.durable.subscribe(), shared, at, buffers: VecDeque::new() }
     }
 
@@ -115,6 +117,7 @@ impl Reader {
                 Ok(changed) => changed,
                 Err(_) => {
                     self.buffers.truncate(BUFFERS_IDLE);
+                    self.shared.recent.clear();
                     self.durable.changed().await
                 }
             };
@@ -131,12 +134,27 @@ impl Reader {
         Read::Skipped { from, to, cause }
     }
 
-    /// Reads from the segment at `start` up to `end`.
+    /// Reads from the segment at `start` up to `end`, or takes what another reader has read here.
     async fn read(&mut self, start: Position, end: Position) -> Read {
+        let tell = match self.shared.recent.turn(self.at) {
+            Turn::Later(told) => match told.batches().await {
+                Some(batches) => {
+                    self.at = batches.last().map_or(self.at, |last| last.end().position);
+                    return Read::Batches(batches);
+                }
+                None => None,
+            },
+            Turn::First(tell) => Some(tell),
+            Turn::Alone => None,
+        };
+        self.read_itself(start, end, tell).await
+    }
+
+    async fn read_itself(&mut self, start: Position, end: Position, mut tell: Option<Tell>) -> Read {
         let available = end.bytes_since(self.at) as usize;
         let mut want = available.min(READ_BYTES);
         loop {
-            let fetched = match self.fetch(start, want).await {
+            let fetched = match self.fetch(start, want, tell.take()).await {
                 Ok(fetched) => fetched,
                 // Trimmed or dropped under us.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return self.skip(end, SkipCause::Gone),
@@ -165,9 +183,9 @@ impl Reader {
         }
     }
 
-    /// Bytes from the reader's position on, and the batches in them. On a thread of its own, because a backlog may have to
+    /// Bytes from the reader's position on, and the batches in them, of which `tell` hears if they are sound. On a thread of its own, because a backlog may have to
     /// come from the disk; there the bytes are looked at too, while the processor has them at hand.
-    async fn fetch(&mut self, start: Position, want: usize) -> io::Result<Fetched> {
+    async fn fetch(&mut self, start: Position, want: usize, tell: Option<Tell>) -> io::Result<Fetched> {
         let storage = self.shared.storage.clone();
         let offset = HEADER_LEN as u64 + self.at.bytes_since(start);
         let mut buffer = self.buffer();
@@ -182,6 +200,10 @@ impl Reader {
             let fetched = read.map(|(filled, error)| {
                 let bytes = buffer.slice(..filled);
                 let (batches, rest) = decode(bytes.clone(), stamp, at);
+                // From here: whoever waits for it must not depend on this reader's being polled.
+                if let Some(tell) = tell.filter(|_| !batches.is_empty()) {
+                    tell.tell(&batches);
+                }
                 (Fetched { bytes, unreadable: error.is_some(), batches, rest }, error)
             });
             (buffer, fetched)
@@ -217,6 +239,12 @@ impl Reader {
         tracing::error!(from = %self.at, %to, %cause, "the journal is damaged here; skipped");
         self.shared.counters.checksum_errors.inc();
         self.skip(to, if unreadable { SkipCause::Unreadable } else { SkipCause::Damaged(cause) })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.recent.reader_left();
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! `fdatasync` blocks, so the journal has a plain thread of its own. It seals and writes what waits in the queue in one
 //! call, syncs when the oldest unsynced byte is `commit_interval` old, and only then publishes `durable`. Ten times a
-//! second it saves the cursors and trims; after a minute without a new segment it gives back the space kept for the next.
+//! second it saves the cursors and trims, once a second when everything is delivered and saved; after a minute without a
+//! new segment it gives back the space kept for the next.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,8 @@ use crate::proto::position::{Mark, Position};
 const GATHER_BYTES: usize = 8 * 1024 * 1024;
 /// How often cursors are saved, segments trimmed and a full disk tried again.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while nothing can change before more is taken in: a sign of life is all that is left to give.
+const REST: Duration = Duration::from_secs(1);
 /// How long the space of removed segments is kept for the next one.
 const SPARES_IDLE: Duration = Duration::from_secs(60);
 
@@ -152,6 +155,7 @@ impl Thread {
             taken.push((waiting, at));
         }
         drop(queue);
+        self.next_tick = self.next_tick.min(Instant::now() + TICK);
         let stamp = self.shared.stamp;
         self.batches.extend(taken.into_iter().filter_map(|(waiting, at)| waiting.seal(stamp, at)));
         true
@@ -292,8 +296,10 @@ impl Thread {
 
     /// Saves the cursors if they moved, and trims what every output has delivered.
     fn tick(&mut self) {
-        self.next_tick = Instant::now() + TICK;
         let marks = self.shared.marks();
+        // Cursors move behind what is taken in, which wakes the thread up.
+        let is_idle = marks == self.saved.marks && marks.values().all(|mark| *mark >= self.writer.appended());
+        self.next_tick = Instant::now() + if is_idle { REST } else { TICK };
         if marks != self.saved.marks {
             let saved = cursors::save(&*self.shared.storage, self.shared.journal.incarnation, &mut self.saved, marks);
             self.note("save the cursors", saved.map_err(|error| error.to_string()));

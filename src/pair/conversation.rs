@@ -1,20 +1,21 @@
 //! One connection to the other node, from its first byte to its last.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 
+use super::incoming::Incoming;
 use super::mirrors::{self, MirrorError};
 use super::{Notice, Shared};
 use crate::journal::{Journal, Read, Reader, Refused};
@@ -25,10 +26,15 @@ use crate::proto::position::{JournalId, Mark};
 use crate::sys::tcp;
 use crate::tls::Stream;
 
-/// Bytes that are read in one call.
-const READ_BYTES: usize = 256 * 1024;
 /// Bytes that may wait to be written: while there are more, no journal is read.
 const OUT_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Pieces of them that are written with one call.
+const OUT_PIECES: usize = 64;
+/// How long the other node may take nothing of what waits: what it has to be told would wait without a bound, and promises
+/// with it. Five times what counts as silence.
+const STUCK_MAX: Duration = SILENCE_MAX.saturating_mul(5);
+/// Mirrors that may be here: a peer that invents journals fills no disk with them.
+const MIRRORS_MAX: usize = 64;
 
 /// Why a conversation is over.
 #[derive(Debug, Error)]
@@ -51,16 +57,36 @@ pub(super) enum Ended {
     /// The mirror takes nothing more.
     #[error("the mirror of {0} takes nothing: {1}")]
     Refused(JournalId, Refused),
+    /// What this node says is not read.
+    #[error("the peer took nothing for {} s", STUCK_MAX.as_secs())]
+    Stuck,
+    /// More journals than two nodes can have.
+    #[error("the peer has one more journal, {0}, and there are {MIRRORS_MAX} mirrors here")]
+    Crowded(JournalId),
+}
+
+impl Ended {
+    /// What the other end did wrong, if it did: a name for counting.
+    pub(super) fn rejection(&self) -> Option<&'static str> {
+        match self {
+            Ended::Session(error) => Some(error.as_str()),
+            Ended::Refused(_, Refused::OutOfPlace { .. }) => Some("batch"),
+            Ended::Crowded(_) => Some("journals"),
+            Ended::Stuck => Some("stuck"),
+            Ended::Superseded | Ended::Broken(_) | Ended::Closed | Ended::Mirror(_) | Ended::Refused(..) => None,
+        }
+    }
 }
 
 /// Talks until the connection ends.
 pub(super) async fn run(stream: Stream, shared: Arc<Shared>) -> Ended {
-    let socket = match stream.tcp().as_fd().try_clone_to_owned() {
+    // Every word is waited for: none is to wait until the one before was acknowledged.
+    let socket = match stream.tcp().set_nodelay(true).and_then(|()| stream.tcp().as_fd().try_clone_to_owned()) {
         Ok(socket) => socket,
         Err(error) => return error.into(),
     };
     let (reader, writer) = tokio::io::split(stream);
-    let mut reader = Incoming { half: reader, received: BytesMut::new() };
+    let mut reader = Incoming::new(reader);
     let mut first = None;
     if !shared.settings.decides() {
         match timeout(SILENCE_MAX, reader.frame()).await {
@@ -77,11 +103,10 @@ pub(super) async fn run(stream: Stream, shared: Arc<Shared>) -> Ended {
     let mut conversation = Conversation {
         session: Session::new(hello, peer, Instant::now()),
         reader,
-        writer,
-        out: VecDeque::new(),
-        is_flushed: true,
+        outgoing: Outgoing { half: writer, waiting: VecDeque::new(), is_flushed: true, moved_at: Instant::now() },
         shipping: Vec::new(),
         taking: Vec::new(),
+        deliveries: Deliveries::of(&shared),
         has_met: false,
         socket,
         number,
@@ -108,50 +133,89 @@ fn hello(shared: &Shared) -> Hello {
     }
 }
 
-/// The reading half, and what of it is no whole frame yet.
-struct Incoming {
-    half: ReadHalf<Stream>,
-    received: BytesMut,
-}
-
-impl Incoming {
-    /// The next frame. Cancelling loses nothing.
-    async fn frame(&mut self) -> Result<Frame, Ended> {
-        loop {
-            if let Some(frame) = Frame::take(&mut self.received).map_err(SessionError::from)? {
-                return Ok(frame);
-            }
-            self.received.reserve(Frame::missing(&self.received).max(READ_BYTES));
-            match self.half.read_buf(&mut self.received).await {
-                Ok(0) => return Err(Ended::Closed),
-                // Without a goodbye, as when the process ends.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(Ended::Closed),
-                read => read?,
-            };
-        }
-    }
-}
-
 /// A journal that is shipped.
 struct Shipping {
     journal: JournalId,
-    reader: Reader,
+    /// What is read of it next. Begun, it goes on whatever else happens meanwhile: a read is a task and a megabyte.
+    next: Pin<Box<dyn Future<Output = (Reader, Vec<Batch>)> + Send>>,
+}
+
+/// The next batches of a journal.
+async fn read(mut reader: Reader) -> (Reader, Vec<Batch>) {
+    loop {
+        // What cannot be read shows in the position of what comes next.
+        if let Read::Batches(batches) = reader.next().await {
+            return (reader, batches);
+        }
+    }
 }
 
 /// A journal that is taken.
 struct Taking {
     journal: JournalId,
-    durable: watch::Receiver<Mark>,
+    durable: News<Mark>,
+}
+
+/// Resolves when a receiver has something new, to that receiver. Kept until then: a future that is dropped is not woken up.
+type News<T> = Pin<Box<dyn Future<Output = watch::Receiver<T>> + Send>>;
+
+fn news<T: Send + Sync + 'static>(mut receiver: watch::Receiver<T>) -> News<T> {
+    Box::pin(async move {
+        if receiver.changed().await.is_err() {
+            // The sender was that of a journal that has gone.
+            std::future::pending::<()>().await;
+        }
+        receiver
+    })
+}
+
+/// What of the journals tells that something was delivered.
+struct Deliveries {
+    mirrored: News<u64>,
+    moved: Vec<News<()>>,
+}
+
+impl Deliveries {
+    /// There is something to tell at first.
+    fn of(shared: &Shared) -> Deliveries {
+        let mirrored = news(shared.mirrors.changed());
+        let mirrors = shared.mirrors.all();
+        let moved = std::iter::once(&shared.own).chain(&mirrors).map(|journal| {
+            let mut moved = journal.deliveries();
+            moved.mark_changed();
+            news(moved)
+        });
+        Deliveries { mirrored, moved: moved.collect() }
+    }
+
+    /// Resolves when there may be something to tell. Cancelling loses nothing.
+    async fn changed(&mut self, shared: &Shared) {
+        let has_come = poll_fn(|context| {
+            if self.mirrored.as_mut().poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            let mut is_moved = false;
+            for moved in &mut self.moved {
+                if let Poll::Ready(receiver) = moved.as_mut().poll(context) {
+                    *moved = news(receiver);
+                    is_moved = true;
+                }
+            }
+            if is_moved { Poll::Ready(false) } else { Poll::Pending }
+        });
+        if has_come.await {
+            *self = Deliveries::of(shared);
+        }
+    }
 }
 
 struct Conversation {
     session: Session,
-    reader: Incoming,
-    writer: WriteHalf<Stream>,
-    out: VecDeque<Bytes>,
-    is_flushed: bool,
+    reader: Incoming<ReadHalf<Stream>>,
+    outgoing: Outgoing,
     shipping: Vec<Shipping>,
     taking: Vec<Taking>,
+    deliveries: Deliveries,
     has_met: bool,
     /// Below what is read and written, to ask how far away the other node is.
     socket: OwnedFd,
@@ -170,27 +234,35 @@ impl Conversation {
         if let Some(frame) = first {
             self.handle(frame).await?;
         }
-        let mut deliveries = interval(DELIVERED_EVERY);
-        deliveries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut alarm = pin!(sleep_until(self.session.poll_timeout().into()));
+        // Between two words on deliveries.
+        let (mut pause, mut pauses) = (pin!(sleep(Duration::ZERO)), false);
         loop {
             while let Some(bytes) = self.session.poll_transmit() {
-                self.out.push_back(bytes);
-                self.is_flushed = false;
+                self.outgoing.push(bytes);
             }
-            let has_room = self.out.iter().map(Bytes::len).sum::<usize>() < OUT_BYTES_MAX;
+            // What is said and heard puts it off thousands of times a second. That it is early then costs less.
+            let due = self.session.poll_timeout().into();
+            if alarm.is_elapsed() || due < alarm.deadline() {
+                alarm.as_mut().reset(due);
+            }
+            let has_room = self.outgoing.bytes() < OUT_BYTES_MAX;
             tokio::select! {
                 frame = self.reader.frame() => self.handle(frame?).await?,
-                written = write(&mut self.writer, &mut self.out), if !self.is_flushed => {
-                    written?;
-                    self.is_flushed = self.out.is_empty();
-                }
+                written = self.outgoing.write(), if !self.outgoing.is_flushed => written?,
                 (journal, batches) = next_batches(&mut self.shipping, &self.session), if has_room => {
                     self.session.ship(Instant::now(), &journal, &batches);
                 }
                 (journal, mark) = next_durable(&mut self.taking) => {
                     self.session.set_durable(Instant::now(), &journal, mark);
+                    self.look_at_the_end_of(&journal);
                 }
-                _ = deliveries.tick() => self.tell_deliveries(),
+                () = self.deliveries.changed(&shared), if !pauses => {
+                    self.tell_deliveries();
+                    pause.as_mut().reset((Instant::now() + DELIVERED_EVERY).into());
+                    pauses = true;
+                }
+                () = &mut pause, if pauses => pauses = false,
                 changed = told.changed() => {
                     if changed.is_err() {
                         return Ok(());
@@ -201,7 +273,12 @@ impl Conversation {
                     self.session.set_status(Instant::now(), status);
                 }
                 Some(said) = moves.recv(), if has_room => self.session.say_move(Instant::now(), said),
-                () = sleep_until(self.session.poll_timeout().into()) => self.session.handle_timeout(Instant::now())?,
+                () = &mut alarm => {
+                    self.session.handle_timeout(Instant::now())?;
+                    if self.outgoing.is_stuck() {
+                        return Err(Ended::Stuck);
+                    }
+                }
             }
         }
     }
@@ -219,47 +296,62 @@ impl Conversation {
         match effect {
             Effect::Met(hello) => self.meet(&hello),
             Effect::Begin { journal, at } => {
-                let mirror = self.mirror(&journal, at).await?;
+                let mirror = mirror(&shared, &journal, at).await?;
                 mirror.skip_to(at);
-                self.taking.push(Taking { journal, durable: mirror.durable() });
+                self.reader.set_memory(mirror.appender().memory().clone());
+                self.taking.push(Taking { journal, durable: news(mirror.durable()) });
             }
-            Effect::SkipTo { journal, to } => self.mirror(&journal, to).await?.skip_to(to),
+            Effect::SkipTo { journal, to } => mirror(&shared, &journal, to).await?.skip_to(to),
             Effect::Take { journal, batches } => {
                 let at = batches.first().map(Batch::start).unwrap_or_default();
-                let taken = self.mirror(&journal, at).await?.take(batches).await;
+                let taken = mirror(&shared, &journal, at).await?.take(batches).await;
                 taken.map_err(|refused| Ended::Refused(journal, refused))?;
             }
             Effect::Replicated { journal, mark } if journal == *shared.own.id() => shared.own.set_replicated(mark),
             // An orphan's: nobody waits for it.
-            Effect::Replicated { .. } => {}
+            Effect::Replicated { journal, .. } => self.look_at_the_end_of(&journal),
             Effect::Delivered { journal, outputs } if journal == *shared.own.id() => {
-                let end = shared.own.progress().durable;
-                shared.own.delivered_elsewhere(&mirrors::within(outputs, end));
+                let (end, told) = (shared.own.progress().durable, outputs.len());
+                let outputs = mirrors::within(outputs, end);
+                if outputs.len() < told {
+                    shared.settings.metrics.rejected.inc("position");
+                }
+                shared.own.delivered_elsewhere(&outputs);
             }
             Effect::Delivered { journal, outputs } => {
                 if let Some(mirror) = shared.mirrors.get(&journal) {
                     mirror.delivered_elsewhere(&outputs);
                 }
             }
-            Effect::Heard(status) => drop(shared.view.send_if_modified(|view| {
+            Effect::Heard(mut status) => drop(shared.view.send_if_modified(|view| {
+                // What is shown wakes up nobody: whoever is asked for it looks.
+                view.shown = status.shown.take().or(view.shown.take());
                 let is_news = view.peer.as_ref() != Some(&status);
                 if view.peer.as_ref().is_none_or(|before| before.is_active != status.is_active) {
                     view.peer_role_since = Some(Instant::now());
                 }
-                view.shown = status.shown.clone().or(view.shown.take());
                 view.peer = Some(status);
                 view.round_trip = tcp::delivery(&self.socket).ok().map(|delivery| delivery.round_trip);
                 is_news
             })),
             // Without room connections do not move: the link waits for nobody.
             Effect::Moving(said) => drop(shared.moves_heard.try_send(said)),
+            // Asked before an earlier connection had its end: the next one asks again.
+            Effect::RolledBack { journal, mirror, .. }
+                if journal == *shared.own.id() && shared.own.progress().durable.position >= mirror.position =>
+            {
+                return Err(Ended::Superseded);
+            }
             Effect::RolledBack { journal, mirror, writer } => {
                 let what = format!(
                     "{journal} is not mirrored: its own node has it up to {}, the mirror up to {}",
                     writer.position, mirror.position
                 );
                 tracing::error!("{what}");
-                shared.view.send_modify(|view| view.error = Some(what.clone()));
+                shared.view.send_modify(|view| {
+                    view.is_adrift |= journal == *shared.own.id();
+                    view.error = Some(what.clone());
+                });
                 let _ = shared.notices.try_send(Notice::RolledBack(what));
             }
         }
@@ -272,13 +364,15 @@ impl Conversation {
         for (journal, at) in self.session.shipments() {
             let source = if journal == own { Some(shared.own.clone()) } else { shared.mirrors.get(journal) };
             if let Some(source) = source {
-                self.shipping.push(Shipping { journal: journal.clone(), reader: source.reader(at.position) });
+                let next = Box::pin(read(source.reader(at.position)));
+                self.shipping.push(Shipping { journal: journal.clone(), next });
             }
             if journal == own {
                 shared.own.peer_came(at);
             }
         }
         self.has_met = true;
+        self.deliveries = Deliveries::of(shared);
         let same = hello.configuration == shared.settings.configuration;
         tracing::info!(peer = %hello.node, program = hello.program, same_configuration = same, "the pair link stands");
         shared.view.send_modify(|view| {
@@ -290,14 +384,11 @@ impl Conversation {
         let _ = shared.notices.try_send(Notice::Connected);
     }
 
-    /// The mirror of a journal, which begins at `at` if it is new. Opening one reads the disk, on a thread of its own.
-    async fn mirror(&self, journal: &JournalId, at: Mark) -> Result<Arc<Journal>, Ended> {
-        if let Some(mirror) = self.shared.mirrors.get(journal) {
-            return Ok(mirror);
+    /// An orphan may be delivered before the last of it is on both nodes.
+    fn look_at_the_end_of(&mut self, journal: &JournalId) {
+        if !self.session.is_living(journal) {
+            self.tell_deliveries();
         }
-        let (shared, journal) = (self.shared.clone(), journal.clone());
-        let opened = tokio::task::spawn_blocking(move || shared.mirrors.of(&journal, at));
-        Ok(opened.await.map_err(io::Error::other)??)
     }
 
     fn tell_deliveries(&mut self) {
@@ -306,15 +397,15 @@ impl Conversation {
         for journal in std::iter::once(&self.shared.own).chain(&mirrors) {
             self.session.set_delivered(now, journal.id(), journal.delivered());
         }
-        let taken: Vec<&JournalId> = self.taking.iter().map(|taking| &taking.journal).collect();
-        let shipped: BTreeMap<&JournalId, Mark> = self.session.shipments().collect();
         // Which journals the other node still writes, it says first.
         if !self.has_met {
             return;
         }
-        let living = |journal: &JournalId| taken.contains(&journal) || shipped.contains_key(journal);
-        // Rarely there is one; its end waits for the disk.
-        tokio::task::block_in_place(|| self.shared.mirrors.forget_delivered(living));
+        let living = |journal: &JournalId| self.session.is_living(journal);
+        if mirrors.iter().any(|mirror| !living(mirror.id()) && mirrors::is_delivered(mirror)) {
+            // Rarely there is one; its end waits for the disk.
+            tokio::task::block_in_place(|| self.shared.mirrors.forget_delivered(living));
+        }
     }
 
     /// Leaves things as they are without a connection, unless another one has taken over.
@@ -335,54 +426,98 @@ impl Conversation {
     }
 }
 
-/// Writes some of `out`, or flushes what was written last.
-async fn write(writer: &mut WriteHalf<Stream>, out: &mut VecDeque<Bytes>) -> io::Result<()> {
-    while let Some(front) = out.front_mut() {
-        let written = writer.write(front).await?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        front.advance(written);
-        if front.is_empty() {
-            out.pop_front();
-        }
-        if !out.is_empty() {
-            return Ok(());
-        }
+/// The mirror of a journal, which begins at `at` if it is new. Opening one reads the disk, on a thread of its own.
+async fn mirror(shared: &Arc<Shared>, journal: &JournalId, at: Mark) -> Result<Arc<Journal>, Ended> {
+    if let Some(mirror) = shared.mirrors.get(journal) {
+        return Ok(mirror);
     }
-    writer.flush().await
+    if shared.mirrors.all().len() >= MIRRORS_MAX {
+        return Err(Ended::Crowded(journal.clone()));
+    }
+    let (shared, journal) = (shared.clone(), journal.clone());
+    let opened = tokio::task::spawn_blocking(move || shared.mirrors.of(&journal, at));
+    Ok(opened.await.map_err(io::Error::other)??)
+}
+
+/// The writing half, and what is to be written.
+struct Outgoing {
+    half: WriteHalf<Stream>,
+    waiting: VecDeque<Bytes>,
+    is_flushed: bool,
+    /// When something was last written, or nothing was there to be.
+    moved_at: Instant,
+}
+
+impl Outgoing {
+    fn push(&mut self, bytes: Bytes) {
+        if self.is_flushed {
+            self.moved_at = Instant::now();
+        }
+        self.waiting.push_back(bytes);
+        self.is_flushed = false;
+    }
+
+    fn bytes(&self) -> usize {
+        self.waiting.iter().map(Bytes::len).sum()
+    }
+
+    fn is_stuck(&self) -> bool {
+        !self.is_flushed && self.moved_at.elapsed() >= STUCK_MAX
+    }
+
+    /// Writes and flushes all of it. Cancelling loses nothing.
+    async fn write(&mut self) -> io::Result<()> {
+        while !self.waiting.is_empty() {
+            // Together: a frame's head alone would be a TLS record and a packet.
+            let pieces: Vec<IoSlice<'_>> =
+                self.waiting.iter().take(OUT_PIECES).map(|bytes| IoSlice::new(bytes)).collect();
+            let written = self.half.write_vectored(&pieces).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.moved_at = Instant::now();
+            advance(&mut self.waiting, written);
+        }
+        self.half.flush().await?;
+        self.is_flushed = true;
+        Ok(())
+    }
+}
+
+/// Takes `count` bytes from the front.
+fn advance(waiting: &mut VecDeque<Bytes>, mut count: usize) {
+    while let Some(front) = waiting.front_mut() {
+        let taken = count.min(front.len());
+        front.advance(taken);
+        count -= taken;
+        if !front.is_empty() {
+            return;
+        }
+        waiting.pop_front();
+    }
 }
 
 /// The next batches of any journal that may be shipped now. Cancelling loses nothing.
 async fn next_batches(shipping: &mut [Shipping], session: &Session) -> (JournalId, Vec<Batch>) {
-    let mut waiting: Vec<_> = shipping
-        .iter_mut()
-        .filter(|shipping| session.has_room(&shipping.journal))
-        .map(|Shipping { journal, reader }| {
-            Box::pin(async move {
-                loop {
-                    // What cannot be read shows in the position of what comes next.
-                    if let Read::Batches(batches) = reader.next().await {
-                        return (journal.clone(), batches);
-                    }
-                }
-            })
-        })
-        .collect();
     poll_fn(|context| {
-        let ready = waiting.iter_mut().map(|next| next.as_mut().poll(context)).find(Poll::is_ready);
-        ready.unwrap_or(Poll::Pending)
+        for Shipping { journal, next } in shipping.iter_mut().filter(|shipping| session.has_room(&shipping.journal)) {
+            if let Poll::Ready((reader, batches)) = next.as_mut().poll(context) {
+                *next = Box::pin(read(reader));
+                return Poll::Ready((journal.clone(), batches));
+            }
+        }
+        Poll::Pending
     })
     .await
 }
 
-/// The next mirror of which more is safe, and how far.
+/// The next mirror of which more is safe, and how far. Cancelling loses nothing.
 async fn next_durable(taking: &mut [Taking]) -> (JournalId, Mark) {
     poll_fn(|context| {
         for Taking { journal, durable } in taking.iter_mut() {
-            let changed = pin!(durable.changed()).poll(context);
-            if let Poll::Ready(Ok(())) = changed {
-                let mark = *durable.borrow_and_update();
+            if let Poll::Ready(receiver) = durable.as_mut().poll(context) {
+                let mark = *receiver.borrow();
+                *durable = news(receiver);
                 return Poll::Ready((journal.clone(), mark));
             }
         }

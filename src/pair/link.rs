@@ -73,9 +73,11 @@ struct Link {
 impl Link {
     fn accept(&mut self, tcp: TcpStream, from: SocketAddr) {
         let shared = self.shared.clone();
-        if from.ip().to_canonical() != shared.settings.pair.peer_node().address || self.handshakes >= HANDSHAKES_MAX {
-            tracing::debug!(%from, "a connection to the pair's port that is not the peer's");
-            return;
+        let is_peer = from.ip().to_canonical() == shared.settings.pair.peer_node().address;
+        if !is_peer || self.handshakes >= HANDSHAKES_MAX {
+            let reason = if is_peer { "max_connections" } else { "denied" };
+            tracing::debug!(%from, reason, "a connection to the pair's port is refused");
+            return shared.settings.metrics.rejected.inc(reason);
         }
         self.handshakes += 1;
         self.parts.spawn(async move { Part::Accepted(shared.settings.key.accept(tcp).await) });
@@ -85,6 +87,10 @@ impl Link {
         match part {
             Part::Accepted(outcome) => {
                 self.handshakes -= 1;
+                if let Err(error) = &outcome {
+                    let is_late = error.kind() == io::ErrorKind::TimedOut;
+                    self.shared.settings.metrics.rejected.inc(if is_late { "handshake_timeout" } else { "tls" });
+                }
                 self.begin(outcome);
             }
             Part::Dialled(outcome) => {
@@ -93,6 +99,9 @@ impl Link {
             }
             Part::Ended(ended) => {
                 self.conversations -= 1;
+                if let Some(reason) = ended.rejection() {
+                    self.shared.settings.metrics.rejected.inc(reason);
+                }
                 self.fail(ended.to_string());
             }
         }

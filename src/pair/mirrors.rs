@@ -129,12 +129,8 @@ impl Mirrors {
     /// go.
     pub fn forget_delivered(&self, living: impl Fn(&JournalId) -> bool) {
         let mut open = self.lock();
-        let delivered = |mirror: &Journal| {
-            let progress = mirror.progress();
-            !mirror.delivered().is_empty() && progress.delivered >= progress.durable
-        };
         let gone: Vec<JournalId> =
-            open.iter().filter(|(id, mirror)| !living(id) && delivered(mirror)).map(|(id, _)| id.clone()).collect();
+            open.iter().filter(|(id, mirror)| !living(id) && is_delivered(mirror)).map(|(id, _)| id.clone()).collect();
         for journal in gone {
             if let Some(mirror) = open.remove(&journal) {
                 mirror.close(Instant::now());
@@ -169,6 +165,12 @@ impl Mirrors {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<JournalId, Arc<Journal>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether every output has delivered all that is here.
+pub(super) fn is_delivered(mirror: &Journal) -> bool {
+    let progress = mirror.progress();
+    !mirror.delivered().is_empty() && progress.delivered >= progress.durable
 }
 
 /// What a node says of a journal that it has.

@@ -1,5 +1,6 @@
 //! What a node says about the other one, and about the link between them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use tokio::sync::watch;
 
 use super::NodeStatus;
 use crate::journal::{Journal, Progress};
+use crate::metrics::LinkMetrics;
 use crate::pair::View;
 use crate::pair::mirrors::Mirrors;
 
@@ -17,6 +19,8 @@ pub struct Partnered {
     pub view: watch::Receiver<View>,
     /// What this node has of the other one's journals.
     pub mirrors: Arc<Mirrors>,
+    /// What is counted.
+    pub metrics: Arc<LinkMetrics>,
 }
 
 /// The link to the other node.
@@ -38,6 +42,9 @@ pub struct LinkStatus {
     pub same_configuration: Option<bool>,
     /// What went wrong last; it may be over.
     pub last_error: Option<String>,
+    /// Connections that were refused or ended because of what the other end did, by reason.
+    #[serde(default)]
+    pub rejected: BTreeMap<String, u64>,
 }
 
 impl Partnered {
@@ -56,6 +63,7 @@ impl Partnered {
             peer_version: view.program.clone(),
             same_configuration: view.same_configuration,
             last_error: view.error.clone(),
+            rejected: super::owned(&self.metrics.rejected.get()),
         }
     }
 

@@ -16,7 +16,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
+    CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig,
+    SignatureScheme,
 };
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime,
@@ -31,6 +32,9 @@ use super::{HANDSHAKE_MAX, explain, provider};
 /// What stands before the seed of an Ed25519 key in PKCS #8. RFC 8410, 7.
 const PKCS8_HEAD: [u8; 16] =
     [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+
+/// Bytes that are read from the socket in one call: a mirror is as much as its journal.
+const READ_BYTES: usize = 256 * 1024;
 
 /// Shakes hands with whoever has the same key. Cheap to clone.
 #[derive(Clone)]
@@ -52,7 +56,10 @@ impl PairKey {
     /// Never: any 32 bytes are a seed, and the provider has Ed25519 and TLS 1.3.
     #[must_use]
     pub fn new(seed: &[u8; 32]) -> PairKey {
-        let provider = provider();
+        let mut provider = provider().as_ref().clone();
+        // First what costs least on a processor that has AES; of 128 bits nobody has guessed any.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+        let provider = Arc::new(provider);
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from([&PKCS8_HEAD[..], seed].concat()));
         let key = provider.key_provider.load_private_key(der).expect("any 32 bytes are a seed");
         let public = key.public_key().expect("an Ed25519 key has a public half").to_vec();
@@ -83,7 +90,7 @@ impl PairKey {
     pub async fn connect(&self, tcp: TcpStream) -> io::Result<Stream> {
         let name = ServerName::IpAddress(tcp.peer_addr()?.ip().into());
         let connector = TlsConnector::from(self.client.clone());
-        let stream = within(connector.connect(name, Wire::new(tcp))).await?;
+        let stream = within(connector.connect(name, wire(tcp))).await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
 
@@ -92,9 +99,13 @@ impl PairKey {
     /// # Errors
     /// As [`connect`](PairKey::connect).
     pub async fn accept(&self, tcp: TcpStream) -> io::Result<Stream> {
-        let stream = within(TlsAcceptor::from(self.server.clone()).accept(Wire::new(tcp))).await?;
+        let stream = within(TlsAcceptor::from(self.server.clone()).accept(wire(tcp))).await?;
         Ok(Stream::Tls(Box::new(stream.into())))
     }
+}
+
+fn wire(tcp: TcpStream) -> Wire {
+    Wire::read_ahead(tcp, READ_BYTES)
 }
 
 async fn within<T>(handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
@@ -147,16 +158,38 @@ impl Same {
         }
         Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
     }
+}
 
-    fn signature(
-        &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let key = SubjectPublicKeyInfoDer::from(shown.as_ref());
-        verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
-    }
+/// What is the same whichever end shows the key.
+macro_rules! raw_key_of_tls13 {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("the pair speaks TLS 1.3".to_owned()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            shown: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            let key = SubjectPublicKeyInfoDer::from(shown.as_ref());
+            verify_tls13_signature_with_raw_key(message, &key, signed, &self.algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+
+        fn requires_raw_public_keys(&self) -> bool {
+            true
+        }
+    };
 }
 
 impl ServerCertVerifier for Same {
@@ -171,31 +204,7 @@ impl ServerCertVerifier for Same {
         self.check(end_entity).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("the pair speaks TLS 1.3".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, shown, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    raw_key_of_tls13!();
 }
 
 impl ClientCertVerifier for Same {
@@ -212,31 +221,7 @@ impl ClientCertVerifier for Same {
         self.check(end_entity).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("the pair speaks TLS 1.3".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        shown: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.signature(message, shown, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    raw_key_of_tls13!();
 }
 
 #[cfg(test)]

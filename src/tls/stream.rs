@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -124,18 +124,33 @@ impl AsyncWrite for Stream {
 pub struct Wire {
     tcp: TcpStream,
     written: u64,
+    ahead: Option<Ahead>,
+}
+
+/// What was read from a socket before TLS asked for it: that asks for 4 KiB at a time.
+#[derive(Debug)]
+struct Ahead {
+    bytes: Box<[u8]>,
+    at: usize,
+    end: usize,
 }
 
 impl Wire {
     pub(super) fn new(tcp: TcpStream) -> Wire {
-        Wire { tcp, written: 0 }
+        Wire { tcp, written: 0, ahead: None }
+    }
+
+    /// For a connection over which much is read: `bytes` at a time.
+    pub(super) fn read_ahead(tcp: TcpStream, bytes: usize) -> Wire {
+        let ahead = Ahead { bytes: vec![0; bytes].into(), at: 0, end: 0 };
+        Wire { ahead: Some(ahead), ..Wire::new(tcp) }
     }
 
     pub(super) fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    /// Reads what is there and never waits.
+    /// Reads what is there and never waits. Not for one that reads ahead.
     pub(super) fn ready(&self) -> impl Read + '_ {
         struct Ready<'a>(&'a TcpStream);
         impl Read for Ready<'_> {
@@ -149,7 +164,17 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(context, buffer)
+        let Wire { tcp, ahead, .. } = self.get_mut();
+        let Some(Ahead { bytes, at, end }) = ahead else { return Pin::new(tcp).poll_read(context, buffer) };
+        if at == end {
+            let mut read = ReadBuf::new(bytes);
+            ready!(Pin::new(tcp).poll_read(context, &mut read))?;
+            (*at, *end) = (0, read.filled().len());
+        }
+        let taken = buffer.remaining().min(*end - *at);
+        buffer.put_slice(&bytes[*at..*at + taken]);
+        *at += taken;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -30,7 +30,7 @@ const REAL_TIME_BELOW: Duration = Duration::from_millis(50);
 const SLEEP_MAX: Duration = Duration::from_millis(100);
 /// How long a node must be well before it takes part again: a cable that is half in comes and goes.
 const SETTLE: Duration = Duration::from_secs(2);
-/// Time without a beat of the daemon after which its data plane counts as stalled; the control plane beats every 100 ms.
+/// Time without a beat of the daemon after which its data plane counts as stalled; the control plane beats every 500 ms.
 const STALLED_AFTER: Duration = Duration::from_secs(5);
 /// How long a node that leaves still receives for its neighbours: the peer announces within a millisecond.
 const LINGER: Duration = Duration::from_millis(100);

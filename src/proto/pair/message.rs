@@ -102,7 +102,7 @@ pub struct Status {
     /// Whether it would take the addresses if they were free.
     #[serde(default)]
     pub can_take_over: bool,
-    /// Its own part of `status --json`, as text; what the other node shows of it.
+    /// Its own part of `status --json`, as text; what the other node shows of it. `None` says that it is as it was.
     #[serde(default)]
     pub shown: Option<String>,
 }
@@ -166,10 +166,11 @@ impl Frame {
         }
     }
 
-    /// Bytes that are still missing of the frame at the front of `received`, so that room for it is made at once.
+    /// Bytes that are still missing of the frame at the front of `received`, as far as it is known: first those of its
+    /// length. Whoever reads no more than these has each frame in memory of its own.
     #[must_use]
     pub fn missing(received: &[u8]) -> usize {
-        let Some(length) = received.first_chunk::<LENGTH_LEN>() else { return LENGTH_LEN };
+        let Some(length) = received.first_chunk::<LENGTH_LEN>() else { return LENGTH_LEN - received.len() };
         (LENGTH_LEN + (u32::from_le_bytes(*length) as usize).min(FRAME_BYTES_MAX)).saturating_sub(received.len())
     }
 }

@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | one that its writer has | the writer | where the other's mirror ends |
 //! | an orphan, whose writer no longer has it | whoever has more of it | the same |
-//! | shorter at its writer than its mirror | nobody: [`Effect::RolledBack`] | |
+//! | shorter at its writer than its mirror | nobody: [`Effect::RolledBack`]; its writer begins a new one | |
 //!
 //! What the other node says is believed as far as it can be checked: batches prove themselves, a position that cannot be
 //! is an error, and an error ends the connection, never a journal.
@@ -76,6 +76,22 @@ pub enum SessionError {
     Silent,
 }
 
+impl SessionError {
+    /// A name for counting.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            SessionError::Frame(_) => "frame",
+            SessionError::Protocol { .. } => "protocol",
+            SessionError::Stranger(_) => "stranger",
+            SessionError::OutOfTurn(_) => "out_of_turn",
+            SessionError::Position(_) => "position",
+            SessionError::Batch { .. } => "batch",
+            SessionError::Silent => "silent",
+        }
+    }
+}
+
 /// What the world has to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -140,6 +156,8 @@ struct Shipment {
     sent: Mark,
     /// Everything before is safe there.
     safe: Mark,
+    /// Where an orphan ends. Of a journal that its writer ships there is no end.
+    until: Option<Mark>,
 }
 
 /// A journal on its way to this node.
@@ -152,6 +170,8 @@ struct Taking {
     next: Mark,
     /// What was last declared durable.
     declared: Mark,
+    /// As of a [`Shipment`].
+    until: Option<Mark>,
 }
 
 /// One conversation. See the module.
@@ -163,7 +183,12 @@ pub struct Session {
     shipments: Vec<Shipment>,
     takings: Vec<Taking>,
     delivered: BTreeMap<JournalId, BTreeMap<String, Mark>>,
+    /// Journals of which the two nodes may have different messages at the same positions: what is delivered of one copy
+    /// says nothing of the other.
+    adrift: Vec<JournalId>,
     status: Status,
+    /// Whether what `status` shows was said.
+    has_shown: bool,
     out: VecDeque<Bytes>,
     effects: VecDeque<Effect>,
     heard_at: Instant,
@@ -182,7 +207,9 @@ impl Session {
             shipments: Vec::new(),
             takings: Vec::new(),
             delivered: BTreeMap::new(),
+            adrift: Vec::new(),
             status: Status::default(),
+            has_shown: true,
             out,
             effects: VecDeque::new(),
             heard_at: now,
@@ -204,7 +231,11 @@ impl Session {
             Frame::Control(Message::Skip { stream, to }) => self.skip(stream, to),
             Frame::Control(Message::Durable { stream, mark }) => self.replicated(stream, mark),
             Frame::Control(Message::Delivered { journal, outputs }) => {
-                self.effects.push_back(Effect::Delivered { journal, outputs });
+                // It need not be told what it said.
+                if let Some(told) = self.delivered.get_mut(&journal) {
+                    told.clone_from(&outputs);
+                }
+                self.deliver(journal, outputs);
                 Ok(())
             }
             Frame::Control(Message::Status(status)) => {
@@ -242,6 +273,7 @@ impl Session {
     /// How this node is from now on; said at once if it changed.
     pub fn set_status(&mut self, now: Instant, status: Status) {
         if self.status != status {
+            self.has_shown &= self.status.shown == status.shown;
             self.status = status;
             if self.met {
                 self.say_status(now);
@@ -251,7 +283,7 @@ impl Session {
 
     /// What this node's outputs have delivered of a journal; said if it changed.
     pub fn set_delivered(&mut self, now: Instant, journal: &JournalId, outputs: BTreeMap<String, Mark>) {
-        if self.met && self.delivered.get(journal) != Some(&outputs) {
+        if self.met && !self.adrift.contains(journal) && self.delivered.get(journal) != Some(&outputs) {
             self.delivered.insert(journal.clone(), outputs.clone());
             self.say(now, &Message::Delivered { journal: journal.clone(), outputs });
         }
@@ -270,6 +302,18 @@ impl Session {
     /// The journals that this node ships, and where each goes on.
     pub fn shipments(&self) -> impl Iterator<Item = (&JournalId, Mark)> {
         self.shipments.iter().map(|shipment| (&shipment.journal, shipment.sent))
+    }
+
+    /// Whether more of a journal may come or go over this connection, or what did is not yet safe. An orphan's end was
+    /// known when the nodes met.
+    #[must_use]
+    pub fn is_living(&self, journal: &JournalId) -> bool {
+        let goes =
+            |shipment: &Shipment| shipment.journal == *journal && shipment.until.is_none_or(|end| shipment.safe < end);
+        let comes =
+            |taking: &Taking| taking.journal == *journal && taking.until.is_none_or(|end| taking.declared < end);
+        // Of one that is adrift the mirror stays until its writer has another.
+        self.adrift.contains(journal) || self.shipments.iter().any(goes) || self.takings.iter().any(comes)
     }
 
     /// Whether more of a journal may be sent now.
@@ -316,9 +360,12 @@ impl Session {
         self.spoke_at = now;
     }
 
+    /// What the other node shows of this one is long, so it is said when it is news; else the rest, as a sign of life.
     fn say_status(&mut self, now: Instant) {
-        let status = Message::Status(self.status.clone());
-        self.say(now, &status);
+        let is_said = std::mem::replace(&mut self.has_shown, true);
+        let shown = if is_said { None } else { self.status.shown.clone() };
+        let Status { is_active, is_delivering, can_take_over, .. } = self.status;
+        self.say(now, &Message::Status(Status { is_active, is_delivering, can_take_over, shown }));
     }
 
     fn meet(&mut self, hello: Hello) -> Result<(), SessionError> {
@@ -331,19 +378,19 @@ impl Session {
         if hello.journals.len() > JOURNALS_MAX {
             return Err(SessionError::OutOfTurn("that it has more journals than anybody"));
         }
+        if hello.journals.iter().any(|held| held.is_own && held.journal.node != self.peer) {
+            return Err(SessionError::OutOfTurn("that it writes a journal of another node"));
+        }
         self.met = true;
         self.effects.push_back(Effect::Met(hello.clone()));
         let own = std::mem::take(&mut self.own.journals);
         for (stream, held, begin) in plan(&own, &hello.journals) {
             match begin {
                 Begin::At(at) => {
-                    self.shipments.push(Shipment { stream, journal: held.journal.clone(), sent: at, safe: at })
+                    let (journal, until) = (held.journal.clone(), held.end());
+                    self.shipments.push(Shipment { stream, journal, sent: at, safe: at, until });
                 }
-                Begin::RolledBack(mirror) => self.effects.push_back(Effect::RolledBack {
-                    journal: held.journal.clone(),
-                    mirror,
-                    writer: held.durable,
-                }),
+                Begin::RolledBack(mirror) => self.roll_back(held, mirror),
             }
         }
         for (stream, held, begin) in plan(&hello.journals, &own) {
@@ -352,22 +399,30 @@ impl Session {
                     let journal = held.journal.clone();
                     self.effects.push_back(Effect::Begin { journal: journal.clone(), at });
                     let stamp = Stamp::from(&journal);
-                    self.takings.push(Taking { stream, journal, stamp, next: at, declared: at });
+                    self.takings.push(Taking { stream, journal, stamp, next: at, declared: at, until: held.end() });
                 }
-                Begin::RolledBack(mirror) => self.effects.push_back(Effect::RolledBack {
-                    journal: held.journal.clone(),
-                    mirror,
-                    writer: held.durable,
-                }),
+                Begin::RolledBack(mirror) => self.roll_back(held, mirror),
             }
         }
         for Held { journal, delivered, .. } in hello.journals {
-            self.effects.push_back(Effect::Delivered { journal, outputs: delivered });
+            self.deliver(journal, delivered);
         }
         // At once: a heartbeat comes only when there is nothing else to say.
         let now = self.heard_at;
         self.say_status(now);
         Ok(())
+    }
+
+    fn roll_back(&mut self, held: &Held, mirror: Mark) {
+        let (journal, writer) = (held.journal.clone(), held.durable);
+        self.adrift.push(journal.clone());
+        self.effects.push_back(Effect::RolledBack { journal, mirror, writer });
+    }
+
+    fn deliver(&mut self, journal: JournalId, outputs: BTreeMap<String, Mark>) {
+        if !self.adrift.contains(&journal) {
+            self.effects.push_back(Effect::Delivered { journal, outputs });
+        }
     }
 
     fn taking(&mut self, stream: Stream) -> Result<&mut Taking, SessionError> {
@@ -416,6 +471,13 @@ impl Session {
         let journal = shipment.journal.clone();
         self.effects.push_back(Effect::Replicated { journal, mark });
         Ok(())
+    }
+}
+
+impl Held {
+    /// Where an orphan ends for good.
+    fn end(&self) -> Option<Mark> {
+        (!self.is_own).then_some(self.durable)
     }
 }
 

@@ -250,6 +250,55 @@ fn silence_ends_it_and_a_heartbeat_keeps_it() {
     assert_eq!(session.handle_timeout(world.now + SILENCE_MAX), Err(SessionError::Silent));
 }
 
+fn said(session: &mut Session) -> Vec<Message> {
+    let mut bytes = BytesMut::new();
+    while let Some(some) = session.poll_transmit() {
+        bytes.extend_from_slice(&some);
+    }
+    let frames = std::iter::from_fn(|| Frame::take(&mut bytes).unwrap());
+    frames.filter_map(|frame| if let Frame::Control(message) = frame { Some(message) } else { None }).collect()
+}
+
+#[test]
+fn what_is_shown_is_said_when_it_is_news_and_a_sign_of_life_without_it() {
+    let (world, mut session) = met();
+    let status = |shown: &str| Status { is_active: true, shown: Some(shown.to_owned()), ..Status::default() };
+    let bare = Message::Status(Status { shown: None, ..status("") });
+    let _ = said(&mut session);
+    session.set_status(world.now, status("one"));
+    assert_eq!(said(&mut session), [Message::Status(status("one"))]);
+    session.handle_timeout(world.now + HEARTBEAT).unwrap();
+    assert_eq!(said(&mut session), std::slice::from_ref(&bare));
+    session.set_status(world.now, status("two"));
+    assert_eq!(said(&mut session), [Message::Status(status("two"))]);
+    session.handle_timeout(world.now + 2 * HEARTBEAT).unwrap();
+    assert_eq!(said(&mut session), [bare]);
+}
+
+#[test]
+fn what_the_other_node_said_of_deliveries_is_not_told_back() {
+    let (world, mut session) = met();
+    let journal = world.nodes[0].own.clone();
+    let outputs = |position| BTreeMap::from([("siem".to_owned(), Mark { position: Position(position), ordinal: 1 })]);
+    session.set_delivered(world.now, &journal, outputs(10));
+    let _ = said(&mut session);
+    let heard = Message::Delivered { journal: journal.clone(), outputs: outputs(20) };
+    session.handle_frame(world.now, Frame::Control(heard)).unwrap();
+    session.set_delivered(world.now, &journal, outputs(20));
+    assert_eq!(said(&mut session), []);
+    session.set_delivered(world.now, &journal, outputs(30));
+    assert_eq!(said(&mut session), [Message::Delivered { journal, outputs: outputs(30) }]);
+}
+
+#[test]
+fn a_peer_that_claims_to_write_our_journal_is_refused() {
+    let world = World::new();
+    let mut session = Session::new(world.nodes[0].hello(), world.nodes[1].name.clone(), world.now);
+    let ours = Hello { journals: world.nodes[0].hello().journals, ..world.nodes[1].hello() };
+    let refused = session.handle_frame(world.now, Frame::Control(Message::Hello(ours)));
+    assert!(matches!(refused, Err(SessionError::OutOfTurn(_))), "{refused:?}");
+}
+
 #[test]
 fn a_writer_that_went_back_in_time_is_not_mirrored() {
     let mut world = World::new();
@@ -265,5 +314,14 @@ fn a_writer_that_went_back_in_time_is_not_mirrored() {
     session.handle_frame(world.now, Frame::Control(Message::Hello(world.nodes[1].hello()))).unwrap();
     assert!(session.shipments().next().is_none());
     let effects: Vec<Effect> = std::iter::from_fn(|| session.poll_effect()).collect();
-    assert!(effects.contains(&Effect::RolledBack { journal: own, mirror, writer }), "{effects:?}");
+    assert!(effects.contains(&Effect::RolledBack { journal: own.clone(), mirror, writer }), "{effects:?}");
+
+    // What either has delivered of its copy may be other messages of the other's.
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Delivered { journal, .. } if *journal == own)));
+    let _ = said(&mut session);
+    session.set_delivered(world.now, &own, BTreeMap::new());
+    assert_eq!(said(&mut session), []);
+    let heard = Message::Delivered { journal: own, outputs: BTreeMap::new() };
+    session.handle_frame(world.now, Frame::Control(heard)).unwrap();
+    assert_eq!(session.poll_effect(), None);
 }
