@@ -307,6 +307,7 @@ impl Daemon<'_> {
         let elected = self.observed.elected.as_ref().map(|elected| elected.handle.view()).unwrap_or_default();
         let leaving = self.draining.as_ref().map(|draining| &draining.leaving);
         let is_poisoned = matches!(*self.observed.journal.state().borrow(), journal::State::Poisoned(_));
+        let connections = self.moves.departures.count();
         View {
             holds_addresses: elected.vip_held,
             is_giving_away: elected.is_handing_over,
@@ -314,8 +315,9 @@ impl Daemon<'_> {
             peer_is_there: partner.is_some_and(super::Partner::is_connected),
             peer_is_active: partner.is_some_and(super::Partner::peer_is_active),
             peer_takes: leaving.and_then(|leaving| leaving.peer_takes),
-            peer_has: leaving.and_then(|leaving| leaving.peer_has),
-            connections: self.moves.departures.count(),
+            // Those that it could not rebuild are no longer held, but come to their end.
+            peer_has: leaving.and_then(|leaving| leaving.peer_has.filter(|_| connections.held <= leaving.held.len())),
+            connections,
             inputs_have_ended: self.inputs.have_ended(),
             appended: progress.appended,
             end: match is_poisoned {

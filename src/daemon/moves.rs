@@ -29,8 +29,8 @@ pub(super) struct Leaving {
     pub(super) peer_takes: Option<bool>,
     /// Whether it has rebuilt what it was told of.
     pub(super) peer_has: Option<bool>,
-    /// What it was told of.
-    held: Vec<Held>,
+    /// What it was told of, and can rebuild.
+    pub(super) held: Vec<Held>,
     /// How many moved.
     pub(super) moved: u64,
 }
