@@ -100,7 +100,7 @@ impl Mirrors {
         let settings = Settings { limits: self.limits, commit_interval, when_full, acknowledge: Acknowledge::Durable };
         let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let mirror = Journal::open(Arc::new(storage), &journal.node, settings, &outputs, journal.incarnation)?;
+        let mirror = Journal::open_mirror(Arc::new(storage), journal, settings, &outputs)?;
         for finding in mirror.findings() {
             tracing::warn!(mirror = %journal, "{finding}");
         }
