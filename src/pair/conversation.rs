@@ -216,7 +216,10 @@ impl Conversation {
             Effect::Begin { journal, at } => {
                 let mirror = self.mirror(&journal, at).await?;
                 mirror.skip_to(at);
-                self.taking.push(Taking { journal, durable: mirror.durable() });
+                let mut durable = mirror.durable();
+                // What came over an earlier connection may have become safe since the greeting.
+                durable.mark_changed();
+                self.taking.push(Taking { journal, durable });
             }
             Effect::SkipTo { journal, to } => self.mirror(&journal, to).await?.skip_to(to),
             Effect::Take { journal, batches } => {
