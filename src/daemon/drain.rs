@@ -192,6 +192,7 @@ impl Daemon<'_> {
             appended: progress.appended,
             replicated: self.observed.journal.promise().replicated(),
             delivered: progress.delivered,
+            only_here: partner.map_or(0, super::Partner::only_here),
         }
     }
 

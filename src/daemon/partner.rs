@@ -141,6 +141,16 @@ impl Partner {
         self.view.borrow().peer.as_ref().is_some_and(|peer| peer.can_take_over)
     }
 
+    /// Undelivered messages of mirrors that the other node does not have, as far as is known: what is left of a disk that it
+    /// lost.
+    pub(super) fn only_here(&self) -> u64 {
+        let here = |mirror: &Arc<Journal>| {
+            let progress = mirror.progress();
+            progress.durable.messages_since(progress.delivered.max(mirror.promise().replicated()))
+        };
+        self.mirrors.all().iter().map(here).sum()
+    }
+
     /// Whether the nodes talk.
     pub(super) fn is_connected(&self) -> bool {
         self.view.borrow().connected_since.is_some()

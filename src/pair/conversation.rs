@@ -224,12 +224,17 @@ impl Conversation {
             Effect::SkipTo { journal, to } => self.mirror(&journal, to).await?.skip_to(to),
             Effect::Take { journal, batches } => {
                 let at = batches.first().map(Batch::start).unwrap_or_default();
-                let taken = self.mirror(&journal, at).await?.take(batches).await;
+                let mirror = self.mirror(&journal, at).await?;
+                // Whoever sends it has it.
+                mirror.set_replicated(batches.last().map(Batch::end).unwrap_or_default());
+                let taken = mirror.take(batches).await;
                 taken.map_err(|refused| Ended::Refused(journal, refused))?;
             }
             Effect::Replicated { journal, mark } if journal == *shared.own.id() => shared.own.set_replicated(mark),
-            // An orphan's: nobody waits for it.
-            Effect::Replicated { .. } => {}
+            // An orphan's: a drain waits for it.
+            Effect::Replicated { journal, mark } => {
+                shared.mirrors.get(&journal).iter().for_each(|mirror| mirror.set_replicated(mark));
+            }
             Effect::Delivered { journal, outputs } if journal == *shared.own.id() => {
                 let end = shared.own.progress().durable;
                 shared.own.delivered_elsewhere(&mirrors::within(outputs, end));
@@ -270,6 +275,9 @@ impl Conversation {
             if journal == own {
                 shared.own.peer_came(at);
             }
+        }
+        for held in &hello.journals {
+            shared.mirrors.get(&held.journal).iter().for_each(|mirror| mirror.peer_came(held.durable));
         }
         self.has_met = true;
         let same = hello.configuration == shared.settings.configuration;

@@ -78,6 +78,8 @@ pub struct View {
     pub replicated: Mark,
     /// How far of it is delivered.
     pub delivered: Mark,
+    /// Messages of the other node's journals that are neither delivered nor on its disk: it has lost that, or has not said so.
+    pub only_here: u64,
 }
 
 /// What is to be done, once.
@@ -221,7 +223,7 @@ impl Drain {
                     Until::Handover => view.replicated >= view.appended || view.delivered >= view.appended,
                     Until::Empty => view.delivered >= view.appended,
                 };
-                ((everywhere && !view.is_delivering_alone()) || is_late).then(|| {
+                ((everywhere && view.only_here == 0 && !view.is_delivering_alone()) || is_late).then(|| {
                     self.enter(Stage::Drained, now);
                     self.is_over = true;
                     vec![Order::Finish]
@@ -252,7 +254,7 @@ pub fn verdict(from: Mark, view: &View, kernel_drops: u64) -> Verdict {
         return Verdict::Loss(kernel_drops);
     }
     let elsewhere = view.delivered.max(view.replicated.min(view.appended));
-    let here = view.appended.messages_since(elsewhere.max(from));
+    let here = view.appended.messages_since(elsewhere.max(from)) + view.only_here;
     match here {
         0 => Verdict::ZeroLoss,
         // They are not lost: they are on this node's disk, and nowhere else.
@@ -348,6 +350,8 @@ mod tests {
         let view = View { appended: mark(9), replicated: mark(9), delivered: mark(3), ..View::default() };
         assert_eq!(verdict(mark(2), &view, 0), Verdict::ZeroLoss);
         assert_eq!(verdict(mark(2), &view, 7).to_string(), "LOSS 7");
+        let orphaned = View { only_here: 2, ..view };
+        assert_eq!(verdict(mark(2), &orphaned, 0), Verdict::Unproven("2 messages are on this node only".to_owned()));
         let nowhere = View { replicated: Mark::default(), ..view };
         assert_eq!(verdict(mark(2), &nowhere, 0), Verdict::Unproven("6 messages are on this node only".to_owned()));
     }
