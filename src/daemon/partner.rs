@@ -14,7 +14,7 @@ use crate::events::Recorder;
 use crate::journal::Journal;
 use crate::pair::mirrors::Mirrors;
 use crate::pair::{self, Notice, Pair, View};
-use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver};
+use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver, deliver_aside};
 use crate::proto::pair::message::Status;
 use crate::status::{Observed, Partnered};
 use crate::supervise::Supervisor;
@@ -80,7 +80,16 @@ impl Partner {
     }
 
     /// What this node should deliver now: the journals, and whether each is its own.
-    pub(super) fn wanted(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
+    pub(super) fn wanted(&self, own: &Arc<Journal>, is_aside: bool) -> Vec<(Arc<Journal>, bool)> {
+        let deliver = if is_aside { deliver_aside(self.is_connected()) } else { self.deliver() };
+        match deliver {
+            Deliver::Nothing => Vec::new(),
+            Deliver::Own => vec![(own.clone(), true)],
+            Deliver::OwnAndMirror => self.everything(own),
+        }
+    }
+
+    fn deliver(&self) -> Deliver {
         let active_for = self.role.borrow().active_since.map(|since| since.elapsed());
         let peer = self
             .view
@@ -88,15 +97,11 @@ impl Partner {
             .peer
             .as_ref()
             .map(|peer| Peer { is_active: peer.is_active, is_delivering: peer.is_delivering });
-        match deliver(active_for, peer) {
-            Deliver::Nothing => Vec::new(),
-            Deliver::Own => vec![(own.clone(), true)],
-            Deliver::OwnAndMirror => self.everything(own),
-        }
+        deliver(active_for, peer)
     }
 
     /// Every journal that is here.
-    pub(super) fn everything(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
+    fn everything(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
         let mirrors = self.mirrors.all().into_iter().map(|mirror| (mirror, false));
         std::iter::once((own.clone(), true)).chain(mirrors).collect()
     }

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::journal::{FileStorage, Journal, Limits, OpenError, Settings, WhenFull};
+use crate::proto::pair::delivery::is_spent;
 use crate::proto::pair::message::Held;
 use crate::proto::pair::promise::Acknowledge;
 use crate::proto::position::{Incarnation, JournalId, Mark};
@@ -129,12 +130,10 @@ impl Mirrors {
     /// go.
     pub fn forget_delivered(&self, living: impl Fn(&JournalId) -> bool) {
         let mut open = self.lock();
-        let delivered = |mirror: &Journal| {
-            let progress = mirror.progress();
-            !mirror.delivered().is_empty() && progress.delivered >= progress.durable
+        let spent = |(id, mirror): &(&JournalId, &Arc<Journal>)| {
+            is_spent(living(id), &mirror.delivered(), mirror.progress().durable)
         };
-        let gone: Vec<JournalId> =
-            open.iter().filter(|(id, mirror)| !living(id) && delivered(mirror)).map(|(id, _)| id.clone()).collect();
+        let gone: Vec<JournalId> = open.iter().filter(spent).map(|(id, _)| id.clone()).collect();
         for journal in gone {
             if let Some(mirror) = open.remove(&journal) {
                 mirror.close(Instant::now());
