@@ -385,10 +385,7 @@ impl<'a> Daemon<'a> {
         let own = &self.observed.journal;
         match &self.partner {
             None => vec![(own.clone(), true)],
-            Some(partner) if !*self.aside.borrow() => partner.wanted(own),
-            Some(partner) if partner.is_connected() => Vec::new(),
-            // Set aside without anybody to take over: what it has, it delivers.
-            Some(partner) => partner.everything(own),
+            Some(partner) => partner.wanted(own, *self.aside.borrow()),
         }
     }
 

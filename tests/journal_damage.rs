@@ -294,6 +294,29 @@ fn writing_goes_on_behind_what_was_delivered_and_lost() {
 }
 
 #[test]
+fn a_mirror_ends_where_its_first_damage_or_its_last_byte_is_whatever_was_delivered() {
+    for sample in Sample::both() {
+        let mut files = sample.files.clone();
+        let last = sample.segments()[2].clone();
+        let start = segment::position_of(&last).unwrap();
+        let in_last = sample.batches.iter().filter(|batch| batch.start().position >= start);
+        let in_last: Vec<Mark> = in_last.map(Batch::start).collect();
+        assert!(in_last.len() > 2, "one is damaged, and one behind it is sound");
+        files.get_mut(&last).unwrap()[HEADER_LEN + in_last[1].position.bytes_since(start) as usize + 70] ^= 1;
+        let storage = SimStorage::with_files(&files);
+        let mut saved = cursors::load(&storage, world::INCARNATION).unwrap();
+        cursors::save(&storage, world::INCARNATION, &mut saved, [("siem".to_owned(), sample.end)].into()).unwrap();
+        let journal = recovery::recover(&storage, &world::node(), world::INCARNATION).unwrap();
+        assert_eq!(journal.end, sample.end, "its writer goes on behind it");
+        let mirror = recovery::recover_mirror(&storage, &world::journal_id()).unwrap();
+        assert_eq!(mirror.end, in_last[1], "the rest comes again");
+        assert!(mirror.continues && mirror.saved.marks["siem"] == sample.end);
+        let again = recovery::recover_mirror(&storage, &world::journal_id()).unwrap();
+        assert_eq!((again.end, again.segments), (mirror.end, mirror.segments));
+    }
+}
+
+#[test]
 fn a_segment_that_was_being_made_is_made_anew() {
     for sample in Sample::both() {
         let unborn = segment::file_name(sample.end.position);

@@ -328,6 +328,7 @@ impl Daemon<'_> {
             },
             replicated: self.observed.journal.promise().replicated(),
             delivered: progress.delivered,
+            only_here: partner.map_or(0, super::Partner::only_here),
         }
     }
 

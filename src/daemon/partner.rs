@@ -15,7 +15,7 @@ use crate::journal::Journal;
 use crate::metrics::LinkMetrics;
 use crate::pair::mirrors::Mirrors;
 use crate::pair::{self, Notice, Pair, Told, View};
-use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver};
+use crate::proto::pair::delivery::{Deliver, PATIENCE, Peer, deliver, deliver_aside};
 use crate::proto::pair::message::Status;
 use crate::proto::pair::moving::Move;
 use crate::status::{Observed, Partnered};
@@ -83,21 +83,26 @@ impl Partner {
     }
 
     /// What this node should deliver now: the journals, and whether each is its own.
-    pub(super) fn wanted(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
-        let active_for = self.role.borrow().active_since.map(|since| since.elapsed());
-        let view = self.view.borrow();
-        let role_for = view.peer_role_since.map_or(PATIENCE, |since| since.elapsed());
-        let peer = view.peer.as_ref();
-        let peer = peer.map(|peer| Peer { is_active: peer.is_active, is_delivering: peer.is_delivering, role_for });
-        match deliver(active_for, peer) {
+    pub(super) fn wanted(&self, own: &Arc<Journal>, is_aside: bool) -> Vec<(Arc<Journal>, bool)> {
+        let deliver = if is_aside { deliver_aside(self.is_connected()) } else { self.deliver() };
+        match deliver {
             Deliver::Nothing => Vec::new(),
             Deliver::Own => vec![(own.clone(), true)],
             Deliver::OwnAndMirror => self.everything(own),
         }
     }
 
+    fn deliver(&self) -> Deliver {
+        let active_for = self.role.borrow().active_since.map(|since| since.elapsed());
+        let view = self.view.borrow();
+        let role_for = view.peer_role_since.map_or(PATIENCE, |since| since.elapsed());
+        let peer = view.peer.as_ref();
+        let peer = peer.map(|peer| Peer { is_active: peer.is_active, is_delivering: peer.is_delivering, role_for });
+        deliver(active_for, peer)
+    }
+
     /// Every journal that is here.
-    pub(super) fn everything(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
+    fn everything(&self, own: &Arc<Journal>) -> Vec<(Arc<Journal>, bool)> {
         let mirrors = self.mirrors.all().into_iter().map(|mirror| (mirror, false));
         std::iter::once((own.clone(), true)).chain(mirrors).collect()
     }
@@ -152,6 +157,16 @@ impl Partner {
     /// Whether the other node has more of this one's own journal than there is here.
     pub(super) fn is_adrift(&self) -> bool {
         self.view.borrow().is_adrift
+    }
+
+    /// Undelivered messages of mirrors that the other node does not have, as far as is known: what is left of a disk that it
+    /// lost.
+    pub(super) fn only_here(&self) -> u64 {
+        let here = |mirror: &Arc<Journal>| {
+            let progress = mirror.progress();
+            progress.durable.messages_since(progress.delivered.max(mirror.promise().replicated()))
+        };
+        self.mirrors.all().iter().map(here).sum()
     }
 
     /// Whether the nodes talk.

@@ -52,6 +52,7 @@ use crate::proto::position::{Incarnation, JournalId, Mark, NodeName, Position};
 use appender::{Inbox, Waiting};
 use index::Index;
 use recent::Recent;
+use recovery::Recovered;
 use segment::{Found, Scan};
 use thread::{Heartbeat, Thread};
 use writer::Writer;
@@ -259,6 +260,29 @@ impl Journal {
         fresh: Incarnation,
     ) -> Result<Journal, OpenError> {
         let recovered = recovery::recover(&*storage, node, fresh)?;
+        Journal::start(storage, recovered, settings, outputs)
+    }
+
+    /// The same for the mirror of `journal`, which another node writes.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_mirror(
+        storage: Arc<dyn Storage>,
+        journal: &JournalId,
+        settings: Settings,
+        outputs: &[&str],
+    ) -> Result<Journal, OpenError> {
+        let recovered = recovery::recover_mirror(&*storage, journal)?;
+        Journal::start(storage, recovered, settings, outputs)
+    }
+
+    fn start(
+        storage: Arc<dyn Storage>,
+        recovered: Recovered,
+        settings: Settings,
+        outputs: &[&str],
+    ) -> Result<Journal, OpenError> {
         let writer = Writer::new(storage.clone(), &recovered, settings.limits)?;
         let shared = Arc::new(Shared {
             stamp: Stamp::from(&recovered.journal),

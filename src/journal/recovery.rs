@@ -18,6 +18,10 @@
 //! batch and stands where another segment has bytes is none of ours: reported and left alone. The journal's end never
 //! goes below a cursor: if bytes that were delivered are gone, writing goes on behind them, so that no position ever
 //! means two messages. Recovering twice gives the same as recovering once, which is why no file is removed here.
+//!
+//! Of a mirror, what its end says is believed by the node that writes the journal: everything before is safe here too, and
+//! is not sent again. So it ends at the first damage in its last segment, where a loss of power may have left the later of
+//! two batches alone, and a cursor beyond its end, which may be of one output only, does not move it.
 
 use std::io;
 
@@ -184,13 +188,28 @@ pub struct Recovered {
     pub findings: Vec<Finding>,
 }
 
-/// Finds out what is there, cuts the torn tail, and leaves everything it vouches for synced.
+/// Finds out what is there, cuts the torn tail, and leaves everything it vouches for synced. For the node that writes the
+/// journal.
 ///
 /// `fresh` names the incarnation if there is no journal yet.
 ///
 /// # Errors
 /// See [`OpenError`].
 pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Result<Recovered, OpenError> {
+    let mut recovered = find(storage, node, fresh, false)?;
+    recovered.go_behind_cursors();
+    Ok(recovered)
+}
+
+/// The same for the mirror of a journal that another node writes.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn recover_mirror(storage: &dyn Storage, journal: &JournalId) -> Result<Recovered, OpenError> {
+    find(storage, &journal.node, journal.incarnation, true)
+}
+
+fn find(storage: &dyn Storage, node: &NodeName, fresh: Incarnation, is_mirror: bool) -> Result<Recovered, OpenError> {
     let mut findings = Vec::new();
     let mut files = Vec::new();
     for (start, length) in list(storage)? {
@@ -237,7 +256,10 @@ pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Re
         let ordinal = file.first_ordinal().unwrap_or(end.ordinal);
         let mut segment = Segment { start: Mark { position: file.start, ordinal }, end: file.end() };
         end = Mark { position: segment.end, ordinal };
-        if let Some(walk) = file.walk {
+        if let Some(mut walk) = file.walk {
+            if is_mirror && verdict == Verdict::Continue {
+                walk.end_at_damage();
+            }
             findings.extend(walk.findings);
             end.ordinal = walk.end.map_or(ordinal, |mark| mark.ordinal);
             if verdict == Verdict::Continue {
@@ -263,12 +285,19 @@ pub fn recover(storage: &dyn Storage, node: &NodeName, fresh: Incarnation) -> Re
     // The last segment's name may be as unsafe as its content.
     storage.sync_directory().map_err(OpenError::io("sync the directory of", "the journal"))?;
     let saved = cursors::load(storage, journal.incarnation).map_err(OpenError::io("read", "cursors"))?;
-    if let Some(furthest) = saved.marks.values().max().filter(|mark| mark.position > end.position) {
-        findings.push(Finding::Missing { from: end.position, to: furthest.position });
-        end = Mark { position: furthest.position, ordinal: furthest.ordinal.max(end.ordinal) };
-        continues = false;
-    }
     Ok(Recovered { journal, segments, continues, end, saved, findings })
+}
+
+impl Recovered {
+    /// Bytes that were delivered are gone: their positions stay empty.
+    fn go_behind_cursors(&mut self) {
+        let end = self.end;
+        if let Some(furthest) = self.saved.marks.values().max().filter(|mark| mark.position > end.position) {
+            self.findings.push(Finding::Missing { from: end.position, to: furthest.position });
+            self.end = Mark { position: furthest.position, ordinal: furthest.ordinal.max(end.ordinal) };
+            self.continues = false;
+        }
+    }
 }
 
 /// Leaves out the files that stand where another segment has bytes and have neither a sound header nor a sound batch.
@@ -395,6 +424,8 @@ fn incarnation_from_batches(
 struct Walk {
     first: Option<Mark>,
     end: Option<Mark>,
+    /// Where the batches before the first damage end.
+    undamaged: Option<Mark>,
     /// Bytes behind that may be an unfinished batch.
     torn: u64,
     /// Where bytes of an earlier use of the file begin, or the file ends.
@@ -402,16 +433,30 @@ struct Walk {
     findings: Vec<Finding>,
 }
 
+impl Walk {
+    /// Makes everything behind the first damage a torn tail.
+    fn end_at_damage(&mut self) {
+        if let Some(Finding::Damage { from, .. }) = self.findings.first() {
+            self.torn = self.used_until.bytes_since(*from);
+            self.end = self.undamaged;
+            self.findings.clear();
+        }
+    }
+}
+
 fn walk(storage: &dyn Storage, start: Position, body: u64, stamp: Stamp) -> Result<Walk, OpenError> {
     let name = segment::file_name(start);
     let bytes = read_body(storage, &name, body)?;
     let used_until = start.advance(bytes.len() as u64);
-    let mut walk = Walk { first: None, end: None, torn: 0, used_until, findings: Vec::new() };
+    let mut walk = Walk { first: None, end: None, undamaged: None, torn: 0, used_until, findings: Vec::new() };
     for found in Scan::new(bytes, start, stamp) {
         match found {
             Found::Batch(batch) => {
                 walk.first.get_or_insert(batch.start());
                 walk.end = Some(batch.end());
+                if walk.findings.is_empty() {
+                    walk.undamaged = walk.end;
+                }
             }
             Found::Damage { from, to, .. } => walk.findings.push(Finding::Damage { from, to }),
             Found::Tail { cause: cause @ BatchError::Version(_), .. } => {

@@ -299,17 +299,26 @@ impl Conversation {
                 let mirror = mirror(&shared, &journal, at).await?;
                 mirror.skip_to(at);
                 self.reader.set_memory(mirror.appender().memory().clone());
-                self.taking.push(Taking { journal, durable: news(mirror.durable()) });
+                let mut durable = mirror.durable();
+                // What came over an earlier connection may have become safe since the greeting.
+                durable.mark_changed();
+                self.taking.push(Taking { journal, durable: news(durable) });
             }
             Effect::SkipTo { journal, to } => mirror(&shared, &journal, to).await?.skip_to(to),
             Effect::Take { journal, batches } => {
                 let at = batches.first().map(Batch::start).unwrap_or_default();
-                let taken = mirror(&shared, &journal, at).await?.take(batches).await;
+                let mirror = mirror(&shared, &journal, at).await?;
+                // Whoever sends it has it.
+                mirror.set_replicated(batches.last().map(Batch::end).unwrap_or_default());
+                let taken = mirror.take(batches).await;
                 taken.map_err(|refused| Ended::Refused(journal, refused))?;
             }
             Effect::Replicated { journal, mark } if journal == *shared.own.id() => shared.own.set_replicated(mark),
-            // An orphan's: nobody waits for it.
-            Effect::Replicated { journal, .. } => self.look_at_the_end_of(&journal),
+            // An orphan's: a drain waits for it.
+            Effect::Replicated { journal, mark } => {
+                shared.mirrors.get(&journal).iter().for_each(|mirror| mirror.set_replicated(mark));
+                self.look_at_the_end_of(&journal);
+            }
             Effect::Delivered { journal, outputs } if journal == *shared.own.id() => {
                 let (end, told) = (shared.own.progress().durable, outputs.len());
                 let outputs = mirrors::within(outputs, end);
@@ -370,6 +379,9 @@ impl Conversation {
             if journal == own {
                 shared.own.peer_came(at);
             }
+        }
+        for held in &hello.journals {
+            shared.mirrors.get(&held.journal).iter().for_each(|mirror| mirror.peer_came(held.durable));
         }
         self.has_met = true;
         self.deliveries = Deliveries::of(shared);

@@ -13,6 +13,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::journal::{FileStorage, Journal, Limits, OpenError, Settings, WhenFull};
+use crate::proto::pair::delivery::is_spent;
 use crate::proto::pair::message::Held;
 use crate::proto::pair::promise::Acknowledge;
 use crate::proto::position::{Incarnation, JournalId, Mark};
@@ -100,7 +101,7 @@ impl Mirrors {
         let settings = Settings { limits: self.limits, commit_interval, when_full, acknowledge: Acknowledge::Durable };
         let outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
-        let mirror = Journal::open(Arc::new(storage), &journal.node, settings, &outputs, journal.incarnation)?;
+        let mirror = Journal::open_mirror(Arc::new(storage), journal, settings, &outputs)?;
         for finding in mirror.findings() {
             tracing::warn!(mirror = %journal, "{finding}");
         }
@@ -169,8 +170,7 @@ impl Mirrors {
 
 /// Whether every output has delivered all that is here.
 pub(super) fn is_delivered(mirror: &Journal) -> bool {
-    let progress = mirror.progress();
-    !mirror.delivered().is_empty() && progress.delivered >= progress.durable
+    is_spent(false, &mirror.delivered(), mirror.progress().durable)
 }
 
 /// What a node says of a journal that it has.

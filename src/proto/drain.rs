@@ -125,6 +125,8 @@ pub struct View {
     pub replicated: Mark,
     /// How far of it is delivered.
     pub delivered: Mark,
+    /// Messages of the other node's journals that are neither delivered nor on its disk: it has lost that, or has not said so.
+    pub only_here: u64,
 }
 
 /// What is to be done, once.
@@ -425,12 +427,12 @@ impl Drain {
     /// Whether everything is where it is wanted.
     fn is_empty(&self, view: &View) -> bool {
         let is_delivered = view.delivered >= view.end;
+        let is_elsewhere = is_delivered || view.replicated >= view.end;
+        // Forced, with nobody to give it to, it stays here.
+        let has_nobody = self.wish.forced && !view.peer_is_there;
         match self.wish.until {
-            Until::Empty => is_delivered,
-            // Forced, with nobody to give it to, it stays here.
-            Until::Standby | Until::Handover => {
-                is_delivered || view.replicated >= view.end || (self.wish.forced && !view.peer_is_there)
-            }
+            Until::Empty => is_delivered && view.only_here == 0,
+            Until::Standby | Until::Handover => (is_elsewhere && view.only_here == 0) || has_nobody,
         }
     }
 }
@@ -449,7 +451,7 @@ pub fn verdict(from: Mark, view: &View, kernel_drops: u64) -> Verdict {
         return Verdict::Loss(kernel_drops);
     }
     let elsewhere = view.delivered.max(view.replicated.min(view.appended));
-    let here = view.appended.messages_since(elsewhere.max(from));
+    let here = view.appended.messages_since(elsewhere.max(from)) + view.only_here;
     match here {
         0 => Verdict::ZeroLoss,
         // They are not lost: they are on this node's disk, and nowhere else.

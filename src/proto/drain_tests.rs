@@ -218,6 +218,8 @@ fn the_verdict_is_never_softer_than_the_counts() {
     let view = View { appended: mark(9), replicated: mark(9), delivered: mark(3), ..View::default() };
     assert_eq!(verdict(mark(2), &view, 0), Verdict::ZeroLoss);
     assert_eq!(verdict(mark(2), &view, 7).to_string(), "LOSS 7");
+    let orphaned = View { only_here: 2, ..view };
+    assert_eq!(verdict(mark(2), &orphaned, 0), Verdict::Unproven("2 messages are on this node only".to_owned()));
     let nowhere = View { replicated: Mark::default(), ..view };
     assert_eq!(verdict(mark(2), &nowhere, 0), Verdict::Unproven("6 messages are on this node only".to_owned()));
 }

@@ -6,6 +6,7 @@
 pub mod storage;
 
 use std::collections::VecDeque;
+use std::io;
 
 use twinlog::journal::index::{Index, Place};
 use twinlog::journal::segment::{self, Found, HEADER_LEN, Scan};
@@ -58,6 +59,17 @@ pub fn append(writer: &mut Writer, messages: &[&[u8]]) -> Result<Batch, AppendEr
 
 /// Everything that a reader gets who starts at `from`: as `journal::Reader` does it, without its thread and its waiting.
 pub fn read(storage: &dyn Storage, index: &Index, from: Position, durable: Position) -> Vec<Batch> {
+    read_of(storage, index, stamp(), from, durable).unwrap()
+}
+
+/// The same of any journal, on a disk that may not answer.
+pub fn read_of(
+    storage: &dyn Storage,
+    index: &Index,
+    stamp: Stamp,
+    from: Position,
+    durable: Position,
+) -> io::Result<Vec<Batch>> {
     let mut at = from;
     let mut batches = Vec::new();
     while at < durable {
@@ -73,9 +85,9 @@ pub fn read(storage: &dyn Storage, index: &Index, from: Position, durable: Posit
         let end = segment.end.min(durable);
         let mut bytes = vec![0; end.bytes_since(at) as usize];
         let offset = HEADER_LEN as u64 + at.bytes_since(segment.start.position);
-        let filled = storage.read_at(&segment::file_name(segment.start.position), offset, &mut bytes).unwrap();
+        let filled = storage.read_at(&segment::file_name(segment.start.position), offset, &mut bytes)?;
         bytes.truncate(filled);
-        for found in Scan::new(bytes.into(), at, stamp()) {
+        for found in Scan::new(bytes.into(), at, stamp) {
             if let Found::Batch(batch) = found {
                 batches.push(batch);
             }
@@ -83,7 +95,7 @@ pub fn read(storage: &dyn Storage, index: &Index, from: Position, durable: Posit
         assert!(end > at, "a segment leads forward");
         at = end;
     }
-    batches
+    Ok(batches)
 }
 
 /// Everything that the index leads to.

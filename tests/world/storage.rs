@@ -175,6 +175,12 @@ impl SimStorage {
         disk.fails_on = true;
     }
 
+    /// Whether the call has come at which the machine dies.
+    pub fn has_died(&self) -> bool {
+        let disk = self.disk();
+        disk.fails_on && disk.fails_at.is_some_and(|(at, _)| disk.calls > at)
+    }
+
     /// No more faults, and space enough.
     pub fn heal(&self) {
         let mut disk = self.disk();

@@ -9,11 +9,17 @@
 //! | active just now | its outputs may still be sending | nothing yet, for [`PATIENCE`] at most |
 //! | active | standby just now, its outputs may still be sending | its own journal only, for [`PATIENCE`] at most |
 //!
+//! A node that is set aside, by a drain, is out of this table: it leaves everything to the other one, if there is a link to
+//! it; without one, nobody says that anybody else delivers what it has.
+//!
 //! A planned move repeats nothing by the last two rows, nor does a split brain that heals: the last deliveries are known
 //! before the first new one. A node that cannot say when it stopped is waited for no longer than [`PATIENCE`]; the price are
 //! repeats under equal ids.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use crate::proto::position::Mark;
 
 /// How long a node that has just become active waits for the other's outputs to stop: their grace, 2 s by default, and
 /// half as much again.
@@ -52,6 +58,19 @@ pub fn deliver(active_for: Option<Duration>, peer: Option<Peer>) -> Deliver {
         (Some(_), Some(Peer { is_active: false, role_for, .. })) if role_for >= PATIENCE => Deliver::OwnAndMirror,
         (Some(_), Some(_)) => Deliver::Own,
     }
+}
+
+/// What a node delivers that was set aside.
+#[must_use]
+pub fn deliver_aside(is_connected: bool) -> Deliver {
+    if is_connected { Deliver::Nothing } else { Deliver::OwnAndMirror }
+}
+
+/// Whether a mirror may go: it is neither shipped nor taken, so that its writer is no more, and all of it is delivered.
+/// `outputs` is what they have delivered of it; without any nobody can say.
+#[must_use]
+pub fn is_spent(is_living: bool, outputs: &BTreeMap<String, Mark>, durable: Mark) -> bool {
+    !is_living && !outputs.is_empty() && outputs.values().all(|mark| *mark >= durable)
 }
 
 #[cfg(test)]

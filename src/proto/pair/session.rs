@@ -168,6 +168,8 @@ struct Taking {
     stamp: Stamp,
     /// Where the next batch must stand.
     next: Mark,
+    /// How far it is durable here: what came over an earlier connection may be ahead of `next`.
+    durable: Mark,
     /// What was last declared durable.
     declared: Mark,
     /// As of a [`Shipment`].
@@ -289,12 +291,20 @@ impl Session {
         }
     }
 
-    /// How far this node's copy of a journal that comes from the other node is safe.
+    /// How far this node's copy of a journal that comes from the other node is safe. Said as far as it has come over this
+    /// connection: the other node knows of no more.
     pub fn set_durable(&mut self, now: Instant, journal: &JournalId, mark: Mark) {
-        let Some(taking) = self.takings.iter_mut().find(|taking| taking.journal == *journal) else { return };
-        if mark > taking.declared {
-            taking.declared = mark;
-            let stream = taking.stream;
+        let Some(at) = self.takings.iter().position(|taking| taking.journal == *journal) else { return };
+        self.takings[at].durable = self.takings[at].durable.max(mark);
+        self.declare(now, at);
+    }
+
+    fn declare(&mut self, now: Instant, at: usize) {
+        let Taking { stream, durable, next, declared, .. } = &mut self.takings[at];
+        let mark = next.min(durable);
+        if mark > declared {
+            *declared = *mark;
+            let (stream, mark) = (*stream, *mark);
             self.say(now, &Message::Durable { stream, mark });
         }
     }
@@ -399,7 +409,8 @@ impl Session {
                     let journal = held.journal.clone();
                     self.effects.push_back(Effect::Begin { journal: journal.clone(), at });
                     let stamp = Stamp::from(&journal);
-                    self.takings.push(Taking { stream, journal, stamp, next: at, declared: at, until: held.end() });
+                    let (next, durable, declared, until) = (at, at, at, held.end());
+                    self.takings.push(Taking { stream, journal, stamp, next, durable, declared, until });
                 }
                 Begin::RolledBack(mirror) => self.roll_back(held, mirror),
             }
@@ -447,6 +458,11 @@ impl Session {
         }
         let journal = taking.journal.clone();
         self.effects.push_back(Effect::Take { journal, batches });
+        // Here already, some of it maybe.
+        let now = self.heard_at;
+        if let Some(at) = self.takings.iter().position(|taking| taking.stream == stream) {
+            self.declare(now, at);
+        }
         Ok(())
     }
 

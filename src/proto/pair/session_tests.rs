@@ -325,3 +325,20 @@ fn a_writer_that_went_back_in_time_is_not_mirrored() {
     session.handle_frame(world.now, Frame::Control(heard)).unwrap();
     assert_eq!(session.poll_effect(), None);
 }
+
+#[test]
+fn what_came_over_an_earlier_connection_is_declared_as_far_as_it_comes_over_this_one() {
+    let (world, mut session) = met();
+    while session.poll_transmit().is_some() {}
+    let journal = &world.nodes[1].own;
+    let batches = &world.nodes[1].journals[journal];
+    session.set_durable(world.now, journal, batches[1].end());
+    assert_eq!(session.poll_transmit(), None, "the other node has not sent that yet, on this connection");
+    for (at, declared) in [(0, 0), (1, 1), (2, 1)] {
+        let bytes = batches[at].bytes().clone();
+        session.handle_frame(world.now, Frame::Batches { stream: 0, bytes }).unwrap();
+        let mark = batches[declared].end();
+        let expected = (at == declared).then(|| control(&Message::Durable { stream: 0, mark }));
+        assert_eq!(session.poll_transmit(), expected, "batch {at}");
+    }
+}
