@@ -294,25 +294,24 @@ fn writing_goes_on_behind_what_was_delivered_and_lost() {
 }
 
 #[test]
-fn a_mirror_ends_where_its_first_damage_or_its_last_byte_is_whatever_was_delivered() {
-    for sample in Sample::both() {
-        let mut files = sample.files.clone();
-        let last = sample.segments()[2].clone();
-        let start = segment::position_of(&last).unwrap();
-        let in_last = sample.batches.iter().filter(|batch| batch.start().position >= start);
-        let in_last: Vec<Mark> = in_last.map(Batch::start).collect();
-        assert!(in_last.len() > 2, "one is damaged, and one behind it is sound");
-        files.get_mut(&last).unwrap()[HEADER_LEN + in_last[1].position.bytes_since(start) as usize + 70] ^= 1;
-        let storage = SimStorage::with_files(&files);
-        let mut saved = cursors::load(&storage, world::INCARNATION).unwrap();
-        cursors::save(&storage, world::INCARNATION, &mut saved, [("siem".to_owned(), sample.end)].into()).unwrap();
-        let journal = recovery::recover(&storage, &world::node(), world::INCARNATION).unwrap();
-        assert_eq!(journal.end, sample.end, "its writer goes on behind it");
+fn a_mirror_ends_at_its_first_damage_whatever_was_delivered() {
+    let storage = Arc::new(SimStorage::new(0));
+    let recovered = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
+    let mut writer = Writer::new(storage.clone(), &recovered, LIMITS).unwrap();
+    let batches = [0; 3].map(|_| world::append(&mut writer, &[b"as before"]).unwrap());
+    let end = writer.commit().unwrap();
+    let (mut saved, marks) = (recovered.saved, [("siem".to_owned(), end)].into());
+    cursors::save(&*storage, world::INCARNATION, &mut saved, marks).unwrap();
+    let mut files = storage.files();
+    let damaged = batches[1].start();
+    files.get_mut(&segment::file_name(Position::ZERO)).unwrap()[HEADER_LEN + damaged.position.0 as usize + 70] ^= 1;
+    let storage = SimStorage::with_files(&files);
+    let journal = recovery::recover(&storage, &world::node(), world::INCARNATION).unwrap();
+    assert_eq!(journal.end, end, "its writer goes on behind it");
+    for _ in 0..2 {
         let mirror = recovery::recover_mirror(&storage, &world::journal_id()).unwrap();
-        assert_eq!(mirror.end, in_last[1], "the rest comes again");
-        assert!(mirror.continues && mirror.saved.marks["siem"] == sample.end);
-        let again = recovery::recover_mirror(&storage, &world::journal_id()).unwrap();
-        assert_eq!((again.end, again.segments), (mirror.end, mirror.segments));
+        assert_eq!(mirror.end, damaged, "the rest comes again");
+        assert!(mirror.continues && mirror.saved.marks["siem"] == end);
     }
 }
 

@@ -380,8 +380,10 @@ impl Conversation {
                 shared.own.peer_came(at);
             }
         }
-        for held in &hello.journals {
-            shared.mirrors.get(&held.journal).iter().for_each(|mirror| mirror.peer_came(held.durable));
+        for mirror in shared.mirrors.all() {
+            // A disk that was lost has nothing of it, whatever was there before.
+            let there = hello.journals.iter().find(|held| held.journal == *mirror.id());
+            mirror.peer_came(there.map_or(Mark::default(), |held| held.durable));
         }
         self.has_met = true;
         self.deliveries = Deliveries::of(shared);

@@ -288,10 +288,9 @@ impl Node {
                 self.own.promise.peer_came(at);
             }
         }
-        for held in &hello.journals {
-            if let Some(mirror) = self.mirrors.get_mut(&held.journal) {
-                mirror.promise.peer_came(held.durable);
-            }
+        for mirror in self.mirrors.values_mut() {
+            let there = hello.journals.iter().find(|held| held.journal == mirror.id);
+            mirror.promise.peer_came(there.map_or(Mark::default(), |held| held.durable));
         }
         conversation.has_met = true;
         self.link.connected_since = Some(around.now);

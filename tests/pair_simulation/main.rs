@@ -40,13 +40,18 @@ use history::History;
 pub const OUTPUTS: [&str; 2] = ["archive", "siem"];
 
 const SEEDS: u64 = 200;
+/// Seeds beyond these that once failed.
+const FAILED: [u64; 1] = [
+    // A drained node took what the other's lost disk had held for what its new disk holds: ZERO LOSS.
+    629,
+];
 
 #[test]
 fn what_was_acknowledged_reaches_its_destinations_whatever_happens_to_either_node() {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TWINLOG_SEEDS").unwrap_or(SEEDS),
+    let seeds: Vec<u64> = match number("SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("TWINLOG_SEEDS").unwrap_or(SEEDS)).chain(FAILED).collect(),
     };
     for seed in seeds {
         if let Err(panic) = std::panic::catch_unwind(|| History::new(seed).run()) {
