@@ -425,7 +425,9 @@ impl Conversation {
     /// Leaves things as they are without a connection, unless another one has taken over.
     fn part(&self, ended: &Ended) {
         let shared = &self.shared;
-        if *shared.standing.borrow() != self.number || shared.view.borrow().connected_since.is_none() {
+        // Held to the end, so that no other one stands in between, whose news would be overwritten with ours.
+        let standing = shared.standing.borrow();
+        if *standing != self.number || shared.view.borrow().connected_since.is_none() {
             return;
         }
         shared.own.peer_left();
@@ -437,6 +439,7 @@ impl Conversation {
             view.error = Some(why.clone());
         });
         let _ = shared.notices.try_send(Notice::Lost(why));
+        drop(standing);
     }
 }
 
