@@ -407,9 +407,10 @@ impl<'a> Daemon<'a> {
 
     /// Ends the deliveries that are not wanted any more, then starts those that are.
     async fn reconcile(&mut self) {
-        let wanted = self.wanted();
-        let kept: Vec<JournalId> = wanted.iter().map(|(journal, _)| journal.id().clone()).collect();
+        let kept: Vec<JournalId> = self.wanted().iter().map(|(journal, _)| journal.id().clone()).collect();
         self.end_deliveries(&kept).await;
+        // Asked anew: the end of deliveries may have taken its time, and this node may be a standby by now.
+        let wanted = self.wanted();
         self.start_deliveries(&wanted);
     }
 

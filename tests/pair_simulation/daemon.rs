@@ -28,7 +28,7 @@ pub enum Chore {
     /// End the deliveries of all journals but these.
     End(Vec<JournalId>),
     /// Deliver these.
-    Start(Vec<JournalId>),
+    Start,
     Obey(Order),
 }
 
@@ -62,8 +62,8 @@ impl Node {
         let is_wanted = |id: &JournalId| wanted.contains(id);
         let under_way = |id: &JournalId| self.deliveries.keys().any(|(_, journal)| journal == id);
         if !wanted.iter().all(under_way) || !self.deliveries.keys().all(|(_, id)| is_wanted(id)) {
-            self.chores.push_back(Chore::End(wanted.clone()));
-            self.chores.push_back(Chore::Start(wanted));
+            self.chores.push_back(Chore::End(wanted));
+            self.chores.push_back(Chore::Start);
         }
         if self.do_chores(around) {
             self.step_drain(around);
@@ -100,7 +100,10 @@ impl Node {
                     }
                     self.told.is_delivering &= !kept.is_empty();
                 }
-                Chore::Start(wanted) => self.start_deliveries(around, &wanted),
+                Chore::Start => {
+                    let wanted = self.wanted(around.now);
+                    self.start_deliveries(around, &wanted);
+                }
                 Chore::Obey(order) => self.obey(around, order),
             }
         }

@@ -336,15 +336,18 @@ impl Session {
     /// Sends batches that are durable here, in order; a gap before them is said.
     pub fn ship(&mut self, now: Instant, journal: &JournalId, batches: &[Batch]) {
         let Some(at) = self.shipments.iter().position(|shipment| shipment.journal == *journal) else { return };
-        let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return };
-        let Shipment { stream, sent, .. } = self.shipments[at];
-        if first.start() != sent {
-            self.say(now, &Message::Skip { stream, to: first.start() });
+        // A damaged batch in their midst is a gap, too.
+        for run in batches.chunk_by(|one, next| one.end() == next.start()) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let Shipment { stream, sent, .. } = self.shipments[at];
+            if first.start() != sent {
+                self.say(now, &Message::Skip { stream, to: first.start() });
+            }
+            self.shipments[at].sent = last.end();
+            // In frames of about a megabyte at most, or of one batch.
+            self.out.push_back(batches_head(stream, run.iter().map(|batch| batch.bytes().len()).sum()));
+            self.out.extend(run.iter().map(|batch| batch.bytes().clone()));
         }
-        self.shipments[at].sent = last.end();
-        // In frames of about a megabyte at most, or of one batch.
-        self.out.push_back(batches_head(stream, batches.iter().map(|batch| batch.bytes().len()).sum()));
-        self.out.extend(batches.iter().map(|batch| batch.bytes().clone()));
         self.spoke_at = now;
     }
 
