@@ -108,10 +108,11 @@ impl<'a> Twin<'a> {
         (output.status.code(), String::from_utf8(said).unwrap())
     }
 
-    /// Waits until the other node has everything.
+    /// Waits until the other node has everything and could take over, and its process has answered.
     #[track_caller]
     pub fn await_sync(&self) {
         assert_eq!(self.ask(&["await", "synced", "--timeout", "10s"]), (Some(0), String::new()));
+        wait_until("the peer could take over", || self.status()["safe_to_drain"] == true && self.knows_its_peer());
     }
 
     /// Its node in `status --json`.

@@ -38,6 +38,9 @@ pub struct Ledger {
     pub excused: u64,
 }
 
+/// The longest that something is on its way between the hosts.
+const ON_THE_WAY: Duration = Duration::from_millis(250);
+
 impl Ledger {
     /// A batch is safe on a host's disk.
     pub fn safe(&mut self, host: usize, journal: &JournalId, batch: &Batch) {
@@ -191,7 +194,8 @@ impl Ledger {
     /// began to talk, or at all if they do not.
     pub fn only_on(&self, host: usize, talks_since: Option<Duration>) -> Option<Id> {
         let wiped_at = self.wiped_at[1 - host];
-        let excused = talks_since.is_none_or(|since| wiped_at.is_some_and(|at| since <= at));
+        // What a node said before its host was lost may be heard after that.
+        let excused = talks_since.is_none_or(|since| wiped_at.is_some_and(|at| since <= at + ON_THE_WAY));
         let owed = self
             .undelivered
             .iter()
