@@ -235,13 +235,13 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     /// This node stays in service as standby. The addresses are released only when the peer has taken them.
     #[command(
         after_long_help = "Exit status: 0 the peer has taken over, 1 this node is not active or nobody took over, \
-3 the daemon cannot be reached, 5 the peer does not answer (--force asks it all the same)."
+3 the daemon cannot be reached, 5 the peer does not answer or lacks messages (--force asks it all the same)."
     )]
     Failover(failover::Failover),
     /// Hand this node over and empty it, with a receipt
     ///
-    /// The peer takes the addresses, then the deliveries; what is on its way to this node is received, and what its
-    /// journal holds reaches the peer and the destinations. Interrupting this command does not cancel the drain.
+    /// The peer takes the live TCP connections, the addresses and the deliveries; what is on its way to this node is received,
+    /// and what its journal holds reaches the peer and the destinations. Interrupting this command does not cancel the drain.
     ///
     /// With --restart the service is restarted when the receipt is clean, by systemctl, and the command waits until the
     /// node is back: a standby, in sync with its peer. That applies an upgrade, of the standby first and then of the

@@ -12,7 +12,7 @@ use crate::control::client::Client;
 /// Flags of `failover`.
 #[derive(Debug, Args)]
 pub struct Failover {
-    /// Also if the peer does not answer
+    /// Also if the peer does not answer, or lacks messages
     #[arg(long)]
     force: bool,
 }

@@ -51,7 +51,7 @@ pub enum Request {
     },
     /// Hand the shared addresses over to the peer.
     FailOver {
-        /// Also if the peer does not answer.
+        /// Also if the peer does not answer, or lacks messages.
         force: bool,
         /// Gets the outcome.
         reply: oneshot::Sender<Result<(), FailOverRefused>>,
