@@ -371,6 +371,11 @@ impl Drain {
     }
 
     fn move_addresses(&mut self, now: Instant, view: &View, is_late: bool) -> Option<Vec<Order>> {
+        if view.holds_addresses && !self.had_addresses && !is_late {
+            // A standby at the begin that became the active one since.
+            self.had_addresses = true;
+            return Some(self.go(Step::Asking, now, vec![Order::Ask]));
+        }
         self.gives_away |= view.is_giving_away;
         let nobody_came = self.gives_away && !view.is_giving_away && view.holds_addresses;
         let is_enough = self.wish.forced || self.wish.until == Until::Standby;

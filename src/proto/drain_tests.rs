@@ -100,6 +100,16 @@ fn a_standby_hands_nothing_over_and_until_handover_does_not_wait_for_destination
 }
 
 #[test]
+fn a_standby_that_becomes_active_meanwhile_hands_over_first() {
+    let mut case = Case::new(View { peer_is_active: false, ..standby() }, Until::Handover, false);
+    assert_eq!(case.look(), []);
+    case.view = active();
+    case.until_moving();
+    case.give_away();
+    assert_eq!(case.look(), [Order::LetGo, Order::StepAside]);
+}
+
+#[test]
 fn a_failover_ends_when_the_other_node_has_the_addresses() {
     let mut case = Case::new(active(), Until::Standby, false);
     case.until_moving();

@@ -236,7 +236,10 @@ impl Node {
         self.is_stopping = true;
         let time = Duration::from_secs(5);
         match &mut self.drain {
-            Some(draining) => draining.machine.hurry(around.instant() + time),
+            Some(draining) => {
+                draining.machine.hurry(around.instant() + time);
+                draining.is_forced = true;
+            }
             None => drop(self.begin_drain(around, Until::Handover, time, true)),
         }
     }

@@ -44,8 +44,9 @@ const SEEDS: u64 = 200;
 /// - 629, 798: a drained node took what the other's lost disk had held for what its new disk holds: ZERO LOSS;
 /// - 757: two became master in the same moment;
 /// - 1855: a damaged batch in the midst of what was shipped ended the link again and again;
-/// - 4153: a node that had stood still began deliveries that it was to begin before it became a standby.
-const FAILED: [u64; 5] = [629, 757, 798, 1855, 4153];
+/// - 4153: a node that had stood still began deliveries that it was to begin before it became a standby;
+/// - 5003: a standby that was to drain became the active node, and asked nobody to take over.
+const FAILED: [u64; 6] = [629, 757, 798, 1855, 4153, 5003];
 
 #[test]
 fn what_was_acknowledged_reaches_its_destinations_whatever_happens_to_either_node() {
