@@ -42,9 +42,6 @@ use crate::sys::scheduling;
 
 /// Notices that wait for the control plane; more are counted and lost.
 const NOTICES_MAX: usize = 256;
-/// How long addresses that are expected stay on `lo`, in seconds: as long as their old owner may take to end the connections that
-/// cannot move.
-const EXPECTED_FOR: u32 = 5;
 
 /// The faults that only the daemon sees, each with its bit.
 const OF_THE_DAEMON: [Fault; 5] =
@@ -232,16 +229,16 @@ fn since_boot() -> BootTime {
 }
 
 /// Makes this host ready for connections to the shared addresses, which come before them: puts those on `lo`, where nobody who
-/// asks is answered, for five seconds at most. Returns when the kernel routes
-/// to them.
+/// asks is answered, for so long at most, in whole seconds. Returns when the kernel routes to them.
 ///
 /// # Errors
 /// What the system says.
-pub fn expect(addresses: impl IntoIterator<Item = IpAddr>) -> io::Result<()> {
+pub fn expect(addresses: impl IntoIterator<Item = IpAddr>, within: Duration) -> io::Result<()> {
+    let valid = Lifetime::Seconds(u32::try_from(within.as_secs() + 1).unwrap_or(u32::MAX));
     let mut netlink = Netlink::open()?;
     let lo = netlink.interface("lo")?.ok_or(io::ErrorKind::NotFound)?;
     for vip in addresses {
-        netlink.add(vip, lo.index, Lifetime::Seconds(EXPECTED_FOR))?;
+        netlink.add(vip, lo.index, valid)?;
         netlink.wait_for_local_route(vip, lo.index, ROUTE_LIMIT)?;
     }
     Ok(())

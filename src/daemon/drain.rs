@@ -14,7 +14,7 @@ use crate::control::{DrainRefused, DrainReport, DrainWish, FailOverRefused, Unmo
 use crate::hooks;
 use crate::input::Phase;
 use crate::journal;
-use crate::proto::drain::{self, Drain, Order, Until, Verdict, View, Wish, verdict};
+use crate::proto::drain::{self, Drain, LINGER, Order, Until, Verdict, View, Wish, verdict};
 use crate::proto::position::Mark;
 use crate::proto::stage::Stage;
 use crate::receipt::{Connections, Messages, Receipt, Took};
@@ -25,9 +25,6 @@ const LOOK: Duration = Duration::from_millis(10);
 const LOOK_SHARPLY: Duration = Duration::from_millis(2);
 /// How long a drain may take if nobody says.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// How long listeners stay deaf when the addresses have left: a late packet for a connection that moved would be answered
-/// with a reset.
-const DEAF_FOR: Duration = Duration::from_secs(1);
 
 /// A drain, from its begin to the `undrain` after it.
 pub(super) struct Draining {
@@ -182,7 +179,7 @@ impl Daemon<'_> {
             Ok(())
         } else {
             let why = machine.failure().unwrap_or_default();
-            tracing::error!(why, "the hand-over is called off");
+            tracing::warn!(why, "the hand-over is called off");
             if machine.until() != Until::Standby {
                 self.record("drain_called_off", why);
                 self.called_off = machine.failure();
@@ -201,7 +198,7 @@ impl Daemon<'_> {
         let departures = self.moves.departures.clone();
         // Bounded in time; nobody needs to wait for it.
         drop(tokio::spawn(async move {
-            sleep(DEAF_FOR).await;
+            sleep(LINGER).await;
             if departures.phase() == Phase::Gone {
                 departures.want(Phase::Stay);
             }

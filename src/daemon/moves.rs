@@ -1,11 +1,14 @@
 //! Live connections that leave with the addresses, and those that come with them: both sides of what `proto::pair::moving`
 //! says, between the pair link, the kernel and the inputs.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Daemon;
 use crate::input::{Arrival, Begun, Departures, Held, Phase};
+use crate::proto::drain::ENDING_MORE;
 use crate::proto::pair::moving::{Attempt, CONNECTIONS_MAX, KEPT_FOR, Move, Moving};
 use crate::proto::tcp_image::Image;
 use crate::sys::tcp_repair::{self, Restored};
@@ -40,8 +43,10 @@ struct Coming {
     attempt: Attempt,
     rebuilt: Vec<(Restored, Image, Begun)>,
     failed: Vec<u32>,
-    /// Until when it waits for the addresses, once it is whole.
-    until: Option<Instant>,
+    /// Whether the other node was told that all of them are rebuilt.
+    is_whole: bool,
+    /// Until when it waits, for more of them or for the addresses.
+    until: Instant,
 }
 
 impl Moves {
@@ -58,7 +63,7 @@ impl Moves {
 
     /// When connections that wait for the addresses are given up.
     pub(super) fn give_up_at(&self) -> Option<Instant> {
-        self.coming.as_ref().and_then(|coming| coming.until)
+        self.coming.as_ref().map(|coming| coming.until)
     }
 
     /// Forgets the connections that wait for the addresses, without a word to their clients.
@@ -85,12 +90,16 @@ impl Daemon<'_> {
 
     /// Tells the other node of the connections that stand still by now.
     pub(super) fn tell_of_held(&mut self) {
-        let Some(draining) = &mut self.draining else { return };
+        let (Some(draining), Some(partner)) = (&mut self.draining, &self.partner) else { return };
         let leaving = &mut draining.leaving;
         while let Ok(held) = self.moves.handed_in.try_recv() {
+            if leaving.peer_takes != Some(true) {
+                // It was late for an attempt that was taken back, and so is it.
+                continue;
+            }
             let (attempt, connection) = (leaving.attempt, held.moving.clone());
-            // One that is not told is missed when they are counted.
-            let _ = self.partner.as_ref().map(|partner| partner.say(Move::Connection { attempt, connection }));
+            // One that finds no room is missed when they are counted.
+            partner.say(Move::Connection { attempt, connection });
             leaving.held.push(held);
         }
     }
@@ -157,8 +166,10 @@ impl Daemon<'_> {
     pub(super) fn hear_of_connections(&mut self, said: Move) {
         match said {
             Move::Ask { attempt } => {
-                let refused = self.expect_connections().err();
-                self.moves.coming = refused.is_none().then(|| Coming::new(attempt));
+                let patience = self.current().drain.grace + ENDING_MORE;
+                let refused = self.expect_connections(patience + KEPT_FOR).err();
+                let until = Instant::now() + patience;
+                self.moves.coming = refused.is_none().then(|| Coming::new(attempt, until));
                 self.say_of_connections(Move::Answer { attempt, refused });
             }
             Move::Connection { attempt, connection } => self.rebuild(attempt, connection),
@@ -168,7 +179,7 @@ impl Daemon<'_> {
                 };
                 // One that got lost on the way here: no answer is an answer, too.
                 if coming.rebuilt.len() + coming.failed.len() == connections as usize {
-                    coming.until = Some(Instant::now() + KEPT_FOR);
+                    (coming.is_whole, coming.until) = (true, Instant::now() + KEPT_FOR);
                     let failed = coming.failed.clone();
                     self.say_of_connections(Move::Ready { attempt, failed });
                 }
@@ -189,18 +200,20 @@ impl Daemon<'_> {
         }
     }
 
-    /// Makes this host ready for connections, or says why it takes none.
-    fn expect_connections(&self) -> Result<(), String> {
+    /// Makes this host ready for connections that come within some time, or says why it takes none.
+    fn expect_connections(&self, within: Duration) -> Result<(), String> {
         let elected = self.observed.elected.as_ref().ok_or("this node has no part in the election")?;
         if elected.handle.view().vip_held || self.draining.is_some() {
             return Err("this node cannot take over".to_owned());
         }
         tcp_repair::is_possible().map_err(|why| why.to_string())?;
-        vip::expect(elected.pair.addresses()).map_err(|error| format!("the addresses cannot be put on lo: {error}"))
+        vip::expect(elected.pair.addresses(), within)
+            .map_err(|error| format!("the addresses cannot be put on lo: {error}"))
     }
 
     fn rebuild(&mut self, attempt: Attempt, connection: Moving) {
         let Some(coming) = self.moves.coming.as_mut().filter(|coming| coming.attempt == attempt) else { return };
+        coming.until = Instant::now() + KEPT_FOR;
         let Moving { number, image, rest, standing } = connection;
         let rebuilt = Image::decode(&image).map_err(|error| error.to_string()).and_then(|image| {
             if !self.inputs.would_take(image.local) || coming.rebuilt.len() >= CONNECTIONS_MAX {
@@ -219,9 +232,14 @@ impl Daemon<'_> {
         }
     }
 
-    /// The addresses are here: so are the connections.
+    /// The addresses are here: so are the connections. Or the link is gone before all were told: their owner goes on with them.
     pub(super) fn go_on_with_connections(&mut self) {
-        if !self.partner.as_ref().is_some_and(super::Partner::is_active) {
+        let Some(partner) = &self.partner else { return };
+        let is_active = partner.is_active();
+        if !is_active && !partner.is_connected() && self.moves.coming.as_ref().is_some_and(|coming| !coming.is_whole) {
+            self.moves.give_up();
+        }
+        if !is_active {
             return;
         }
         let Some(Coming { rebuilt, .. }) = self.moves.coming.take() else { return };
@@ -238,7 +256,7 @@ impl Daemon<'_> {
 }
 
 impl Coming {
-    fn new(attempt: Attempt) -> Coming {
-        Coming { attempt, rebuilt: Vec::new(), failed: Vec::new(), until: None }
+    fn new(attempt: Attempt, until: Instant) -> Coming {
+        Coming { attempt, rebuilt: Vec::new(), failed: Vec::new(), is_whole: false, until }
     }
 }

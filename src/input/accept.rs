@@ -58,8 +58,8 @@ pub struct Arrival {
 pub(super) struct Surroundings {
     pub(super) journal_state: watch::Receiver<State>,
     pub(super) departures: Departures,
-    /// Live connections of the other node.
-    pub(super) arrivals: mpsc::Receiver<Arrival>,
+    /// Live connections of the other node, where such may come.
+    pub(super) arrivals: Option<mpsc::Receiver<Arrival>>,
 }
 
 /// Takes over a listening, non-blocking socket: the task that accepts until the stage says otherwise, then waits for the
@@ -97,7 +97,7 @@ async fn run<S>(
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(arrival) = arrivals.recv() => match TcpStream::from_std(arrival.stream) {
+            arrival = next_arrival(&mut arrivals) => match TcpStream::from_std(arrival.stream) {
                 Ok(stream) => {
                     let Arrival { source, begun, .. } = arrival;
                     welcome(&mut connections, Newcomer { stream, source, begun: Some(begun) });
@@ -133,6 +133,18 @@ async fn run<S>(
     }
     while let Some(ended) = connections.join_next().await {
         log_panic(ended);
+    }
+}
+
+/// The next live connection of the other node, if ever any comes.
+async fn next_arrival(arrivals: &mut Option<mpsc::Receiver<Arrival>>) -> Arrival {
+    let next = match arrivals {
+        Some(arrivals) => arrivals.recv().await,
+        None => None,
+    };
+    match next {
+        Some(arrival) => arrival,
+        None => std::future::pending().await,
     }
 }
 

@@ -92,7 +92,7 @@ impl Context {
     /// What a listener follows to which no connection ever comes from the other node.
     fn surroundings(&self) -> Surroundings {
         let (journal_state, departures) = (self.journal_state.clone(), self.departures.clone());
-        Surroundings { journal_state, departures, arrivals: mpsc::channel(1).1 }
+        Surroundings { journal_state, departures, arrivals: None }
     }
 }
 
@@ -388,8 +388,8 @@ impl Inputs {
         let (kind, listen) = &place;
         let task_name = format!("input {} {listen}", input.settings.name());
         let publisher = Publisher::new(input);
-        let (arrivals, receiver) = mpsc::channel(CONNECTIONS_MAX);
-        let arrivals = Some(arrivals).filter(|_| *kind == Kind::Syslog && listen.protocol == Protocol::Tcp);
+        let takes = *kind == Kind::Syslog && listen.protocol == Protocol::Tcp;
+        let (arrivals, receiver) = takes.then(|| mpsc::channel(CONNECTIONS_MAX)).unzip();
         let tasks = match &publisher {
             Publisher::Syslog(control) => {
                 self.start_syslog((&task_name, listen.protocol, address), sockets, control, receiver)?
@@ -405,7 +405,7 @@ impl Inputs {
         (task_name, protocol, address): (&str, Protocol, SocketAddr),
         sockets: Sockets,
         control: &watch::Sender<Control<SyslogInput>>,
-        arrivals: mpsc::Receiver<Arrival>,
+        arrivals: Option<mpsc::Receiver<Arrival>>,
     ) -> io::Result<Vec<JoinHandle<()>>> {
         let input = control.borrow().settings.name.clone();
         let mut tasks = Vec::new();

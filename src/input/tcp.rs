@@ -29,6 +29,7 @@ use crate::journal::Appender;
 use crate::journal::memory::Memory;
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
+use crate::proto::drain::LINGER;
 use crate::proto::envelope::{Origin, Transport};
 use crate::proto::pair::moving::Moving;
 use crate::proto::syslog::framing::{Ending, Framer, FramingError, Step};
@@ -40,8 +41,6 @@ use crate::tls::{self, Stream};
 const READ_BYTES: usize = 256 * 1024;
 /// A segment may be past a socket's filter on another processor when that is set: 0.3 ms, measured; timers have milliseconds.
 const PAST_THE_FILTER: Duration = Duration::from_millis(1);
-/// How long a connection that has moved is still there: the neighbours know the addresses' new place by then.
-const GONE_AFTER: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Where this worker's connections read into, one at a time and never across an await.
@@ -58,7 +57,7 @@ pub fn serve(
     is_tls: bool,
     control: watch::Receiver<Control<SyslogInput>>,
     context: Context,
-    arrivals: mpsc::Receiver<Arrival>,
+    arrivals: Option<mpsc::Receiver<Arrival>>,
 ) -> io::Result<impl Future<Output = ()>> {
     let surroundings = Surroundings { arrivals, ..context.surroundings() };
     let mut reception = Reception { is_tls, tls: None, control: control.clone(), context };
@@ -199,7 +198,7 @@ impl Connection {
                 let outcome = passenger.outcome(number).await;
                 if outcome == Phase::Gone {
                     // What neighbours still send here is swallowed in silence.
-                    sleep(GONE_AFTER).await;
+                    sleep(LINGER).await;
                     return Next::Over;
                 }
                 let is_on = outcome == Phase::Stay;

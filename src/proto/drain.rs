@@ -39,10 +39,11 @@ const SETTLE: Duration = Duration::from_millis(3);
 const HOLD_MAX: Duration = Duration::from_millis(500);
 /// How long a connection that could not be rebuilt may take to end while the others are held.
 const LAST_WORDS: Duration = Duration::from_millis(100);
-/// Beyond their grace, which they keep themselves.
-const ENDING_MORE: Duration = Duration::from_secs(1);
-/// How long datagrams are still read when the other node has the addresses: a neighbour may be late to hear of it.
-const LINGER: Duration = Duration::from_secs(1);
+/// How long connections that end may take beyond their grace, which they keep themselves.
+pub const ENDING_MORE: Duration = Duration::from_secs(1);
+/// How long a neighbour may be late to hear that the other node has the addresses: datagrams are still read, and what comes for a
+/// connection that moved is swallowed.
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// What a drain is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
