@@ -334,6 +334,38 @@ fn a_segment_that_was_being_made_is_made_anew() {
 }
 
 #[test]
+fn a_segment_that_was_being_made_behind_a_hole_does_not_say_how_many_messages_the_hole_had() {
+    let storage = Arc::new(SimStorage::new(0));
+    let recovered = recovery::recover_mirror(&*storage, &world::journal_id()).unwrap();
+    let mut writer = Writer::new(storage.clone(), &recovered, LIMITS).unwrap();
+    world::append(&mut writer, &[b"before"]).unwrap();
+    let end = writer.commit().unwrap();
+    let behind = Mark { position: end.position.advance(5000), ordinal: end.ordinal + 40 };
+    let mut files = storage.files();
+    files.insert(segment::file_name(behind.position), Vec::new());
+
+    let storage = Arc::new(SimStorage::with_files(&files));
+    for _ in 0..2 {
+        let mirror = recovery::recover_mirror(&*storage, &world::journal_id()).unwrap();
+        assert_eq!((mirror.end, mirror.continues), (end, false), "it is told of the hole again");
+        let mut writer = Writer::new(storage.clone(), &mirror, LIMITS).unwrap();
+        writer.skip_to(behind).unwrap();
+        assert_eq!(world::append(&mut writer, &[b"behind"]).unwrap().start(), behind);
+        let read = world::read_all(&*storage, writer.index());
+        assert_eq!(read.last().unwrap().start(), behind);
+        // As if only the name of it had reached the disk.
+        storage.truncate(&segment::file_name(behind.position), 0).unwrap();
+    }
+
+    // Its writer went on there because that much was delivered.
+    let mut saved = cursors::load(&*storage, world::INCARNATION).unwrap();
+    let marks = [("siem".to_owned(), behind)].into();
+    cursors::save(&*storage, world::INCARNATION, &mut saved, marks).unwrap();
+    let journal = recovery::recover(&*storage, &world::node(), world::INCARNATION).unwrap();
+    assert_eq!((journal.end, journal.continues), (behind, false));
+}
+
+#[test]
 fn an_empty_last_segment_takes_a_batch_that_is_larger_than_a_segment() {
     let sample = Sample::new();
     let mut files = sample.files.clone();

@@ -21,7 +21,8 @@
 //!
 //! Of a mirror, what its end says is believed by the node that writes the journal: everything before is safe here too, and
 //! is not sent again. So it ends at the first damage in its last segment, where a loss of power may have left the later of
-//! two batches alone, and a cursor beyond its end, which may be of one output only, does not move it.
+//! two batches alone; a cursor beyond its end, which may be of one output only, does not move it, nor does a segment that was
+//! being made behind a hole.
 
 use std::io;
 
@@ -250,7 +251,10 @@ fn find(storage: &dyn Storage, node: &NodeName, fresh: Incarnation, is_mirror: b
         if verdict == Verdict::Remake {
             findings.retain(|finding| !matches!(finding, Finding::BadHeader { file } if *file == name));
             findings.push(Finding::Unborn { file: name });
-            end.position = file.start;
+            // Behind positions that will never come, only its header would have told how many messages those had: a mirror is
+            // told again. Its writer uses no position twice.
+            let is_told_again = is_mirror && file.start > end.position;
+            end.position = if is_told_again { end.position } else { file.start };
             continue;
         }
         let ordinal = file.first_ordinal().unwrap_or(end.ordinal);
@@ -292,8 +296,10 @@ impl Recovered {
     /// Bytes that were delivered are gone: their positions stay empty.
     fn go_behind_cursors(&mut self) {
         let end = self.end;
-        if let Some(furthest) = self.saved.marks.values().max().filter(|mark| mark.position > end.position) {
-            self.findings.push(Finding::Missing { from: end.position, to: furthest.position });
+        if let Some(furthest) = self.saved.marks.values().max().filter(|mark| **mark > end) {
+            if furthest.position > end.position {
+                self.findings.push(Finding::Missing { from: end.position, to: furthest.position });
+            }
             self.end = Mark { position: furthest.position, ordinal: furthest.ordinal.max(end.ordinal) };
             self.continues = false;
         }
