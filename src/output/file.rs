@@ -227,13 +227,15 @@ fn shift(path: &Path, keep: Option<u32>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
 
-    fn directory(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("twinlog-file-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&directory);
-        std::fs::create_dir_all(&directory).unwrap();
-        directory
+    /// A file's path, and what removes its directory afterwards.
+    fn file() -> (TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        (directory, path)
     }
 
     fn writer(size: Option<u64>, keep: Option<u32>) -> Writer {
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_line_half_written_before_a_crash_is_cut() {
-        let path = directory("half").join("log");
+        let (_directory, path) = file();
         std::fs::write(&path, b"one\ntwo\nthr").unwrap();
         let mut writer = writer(None, None);
         writer.write(&path, b"four\n").unwrap();
@@ -252,7 +254,7 @@ mod tests {
 
     #[test]
     fn files_rotate_by_size_and_only_so_many_are_kept() {
-        let path = directory("rotate").join("log");
+        let (_directory, path) = file();
         let mut writer = writer(Some(8), Some(2));
         for line in [b"aaaaaa\n", b"bbbbbb\n", b"cccccc\n", b"dddddd\n"] {
             writer.write(&path, line).unwrap();
@@ -266,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_is_taken_back_to_what_was_safe() {
-        let path = directory("back").join("log");
+        let (_directory, path) = file();
         let mut writer = writer(None, None);
         writer.write(&path, b"safe\n").unwrap();
         writer.commit().unwrap();
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_file_moved_away_is_begun_anew() {
-        let path = directory("moved").join("log");
+        let (_directory, path) = file();
         let mut writer = writer(None, None);
         writer.write(&path, b"old\n").unwrap();
         std::fs::rename(&path, path.with_file_name("log.moved")).unwrap();

@@ -256,19 +256,21 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::path::PathBuf;
 
+    use tempfile::TempDir;
+
     use super::*;
 
-    /// A service manager's socket.
-    fn manager(name: &str) -> (PathBuf, UnixDatagram) {
-        let path = env::temp_dir().join(format!("twinlog-notify-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_file(&path);
+    /// A service manager: its directory, the path of its socket, the socket.
+    fn manager() -> (TempDir, PathBuf, UnixDatagram) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        (path, socket)
+        (directory, path, socket)
     }
 
     #[test]
     fn what_is_stored_arrives_with_its_name_and_works_through_another_process_too() {
-        let (path, socket) = manager("store");
+        let (_directory, path, socket) = manager();
         // It is the other end of every relay.
         let manager = Relay { socket, manager: Notifier::default() };
         let direct = Notifier::to(path.as_os_str());
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_message_to_a_manager_that_does_not_read_is_refused_and_does_not_wait() {
-        let (path, _manager) = manager("full");
+        let (_directory, path, _manager) = manager();
         let notifier = Notifier::to(path.as_os_str());
         let refused = (0..100_000).find_map(|_| notifier.tell("WATCHDOG=1").err()).unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
@@ -315,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_barrier_ends_when_the_manager_has_closed_it() {
-        let (path, manager) = manager("barrier");
+        let (_directory, path, manager) = manager();
         let notifier = Notifier::to(path.as_os_str());
         let reader = std::thread::spawn(move || {
             // Received without room for it, the descriptor is closed by the kernel: as good as read.
