@@ -9,7 +9,7 @@
 //! - `thread`: the thread around the writer; group commit.
 //! - `memory`: of batches that were written, for those that come.
 //! - `reader`: from a position up to what is durable.
-//! - `recent`: what one reader has just read, for the others.
+//! - `recent`: what was written last, for the readers.
 //! - `cursors`: how far each output has delivered; a hint.
 //!
 //! Rules, of which everything else follows: the segments are the only truth. Nothing is given out, forwarded or
@@ -151,7 +151,7 @@ pub(crate) struct Shared {
     cursors: Mutex<BTreeMap<String, Cursor>>,
     /// Raised when a cursor moves, comes or goes.
     moved: watch::Sender<()>,
-    recent: Recent,
+    recent: Arc<Recent>,
     counters: Counters,
     heartbeat: Heartbeat,
 }
@@ -290,7 +290,7 @@ impl Journal {
             settings,
             storage,
             index: writer.index().clone(),
-            inbox: Inbox::new(recovered.end, writer.memory().clone()),
+            inbox: Inbox::new(recovered.end, writer.recent().memory().clone()),
             durable: watch::Sender::new(recovered.end),
             promise: Mutex::new(Promise::new(settings.acknowledge, recovered.end)),
             promised: watch::Sender::new(recovered.end),
@@ -298,7 +298,7 @@ impl Journal {
             state: watch::Sender::default(),
             cursors: Mutex::default(),
             moved: watch::Sender::default(),
-            recent: Recent::default(),
+            recent: writer.recent().clone(),
             counters: Counters::default(),
             heartbeat: Heartbeat::default(),
         });

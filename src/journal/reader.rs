@@ -1,8 +1,8 @@
 //! Reading a journal: what an output, `tail` and `journal cat` see.
 //!
 //! A reader goes up to `durable` and no further, so that nothing it gave out can be forgotten by a crash. The fresh
-//! message, the backlog after an outage and the start after a crash take this same path: there is no tail in memory
-//! beside the file.
+//! message, the backlog after an outage and the start after a crash take this same path; the bytes of what was written
+//! last are still in memory, which is only a shorter way to the file's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +15,6 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::index::Place;
-use super::recent::{Tell, Turn};
 use super::segment::{self, Found, HEADER_LEN, Scan};
 use super::storage::{Storage, is_shortage};
 use crate::proto::batch::{Batch, BatchError, Stamp};
@@ -110,6 +109,11 @@ impl Reader {
                 Place::GapUntil(to) => return self.skip(to.min(durable), SkipCause::Gone),
                 Place::In(segment) => {
                     let end = segment.end.min(durable);
+                    let recent = self.shared.recent.from(self.at, end, READ_BYTES);
+                    if let Some(last) = recent.last() {
+                        self.at = last.end().position;
+                        return Read::Batches(recent);
+                    }
                     return self.read(segment.start.position, end).await;
                 }
             }
@@ -117,7 +121,6 @@ impl Reader {
                 Ok(changed) => changed,
                 Err(_) => {
                     self.buffers.truncate(BUFFERS_IDLE);
-                    self.shared.recent.clear();
                     self.durable.changed().await
                 }
             };
@@ -134,27 +137,12 @@ impl Reader {
         Read::Skipped { from, to, cause }
     }
 
-    /// Reads from the segment at `start` up to `end`, or takes what another reader has read here.
+    /// Reads from the segment at `start` up to `end`.
     async fn read(&mut self, start: Position, end: Position) -> Read {
-        let tell = match self.shared.recent.turn(self.at) {
-            Turn::Later(told) => match told.batches().await {
-                Some(batches) => {
-                    self.at = batches.last().map_or(self.at, |last| last.end().position);
-                    return Read::Batches(batches);
-                }
-                None => None,
-            },
-            Turn::First(tell) => Some(tell),
-            Turn::Alone => None,
-        };
-        self.read_itself(start, end, tell).await
-    }
-
-    async fn read_itself(&mut self, start: Position, end: Position, mut tell: Option<Tell>) -> Read {
         let available = end.bytes_since(self.at) as usize;
         let mut want = available.min(READ_BYTES);
         loop {
-            let fetched = match self.fetch(start, want, tell.take()).await {
+            let fetched = match self.fetch(start, want).await {
                 Ok(fetched) => fetched,
                 // Trimmed or dropped under us.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return self.skip(end, SkipCause::Gone),
@@ -183,9 +171,9 @@ impl Reader {
         }
     }
 
-    /// Bytes from the reader's position on, and the batches in them, of which `tell` hears if they are sound. On a thread of its own, because a backlog may have to
+    /// Bytes from the reader's position on, and the batches in them. On a thread of its own, because a backlog may have to
     /// come from the disk; there the bytes are looked at too, while the processor has them at hand.
-    async fn fetch(&mut self, start: Position, want: usize, tell: Option<Tell>) -> io::Result<Fetched> {
+    async fn fetch(&mut self, start: Position, want: usize) -> io::Result<Fetched> {
         let storage = self.shared.storage.clone();
         let offset = HEADER_LEN as u64 + self.at.bytes_since(start);
         let mut buffer = self.buffer();
@@ -200,10 +188,6 @@ impl Reader {
             let fetched = read.map(|(filled, error)| {
                 let bytes = buffer.slice(..filled);
                 let (batches, rest) = decode(bytes.clone(), stamp, at);
-                // From here: whoever waits for it must not depend on this reader's being polled.
-                if let Some(tell) = tell.filter(|_| !batches.is_empty()) {
-                    tell.tell(&batches);
-                }
                 (Fetched { bytes, unreadable: error.is_some(), batches, rest }, error)
             });
             (buffer, fetched)

@@ -305,7 +305,7 @@ impl Thread {
             self.note("save the cursors", saved.map_err(|error| error.to_string()));
         }
         self.trim();
-        self.writer.memory().rest();
+        self.shared.recent.rest();
         self.give_back_if_idle();
     }
 

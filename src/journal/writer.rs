@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::cursors;
 use super::index::Index;
-use super::memory::Memory;
+use super::recent::Recent;
 use super::recovery::{OpenError, Recovered, Segment};
 use super::segment::{self, HEADER_LEN, Header};
 use super::spares::Spares;
@@ -75,7 +75,7 @@ pub struct Writer {
     journal: JournalId,
     limits: Limits,
     index: Arc<Index>,
-    memory: Arc<Memory>,
+    recent: Arc<Recent>,
     appended: Mark,
     durable: Mark,
     /// Whether the last segment of the index is the one to write in.
@@ -104,7 +104,7 @@ impl Writer {
             journal: recovered.journal.clone(),
             limits,
             index: Arc::new(Index::new(recovered.segments.clone())),
-            memory: Arc::default(),
+            recent: Arc::default(),
             appended: recovered.end,
             durable: recovered.end,
             open: recovered.continues,
@@ -121,10 +121,9 @@ impl Writer {
         &self.index
     }
 
-    /// Where the memory of written batches goes.
-    #[must_use]
-    pub fn memory(&self) -> &Arc<Memory> {
-        &self.memory
+    /// What was written last, shared with readers.
+    pub(super) fn recent(&self) -> &Arc<Recent> {
+        &self.recent
     }
 
     /// Everything before this was written.
@@ -164,7 +163,7 @@ impl Writer {
             }
             let count = self.that_fit(batches);
             self.write(batches.iter().take(count))?;
-            batches.drain(..count).for_each(|batch| self.memory.give(batch));
+            self.recent.keep(batches.drain(..count));
         }
         Ok(())
     }
