@@ -1,15 +1,19 @@
 //! The relays under test: how each is configured, started, asked what it has used, and stopped.
 //!
 //! All take syslog in over UDP and TCP on one port and pass the bytes on unchanged over TCP to the sink; twinlog does the
-//! same with forward, acknowledged at both ends. A relay has its own directory, its own ports and no privileges it was not started with; it is stopped and reaped, and its directory
-//! removed, when the value goes out of scope.
+//! same with forward, acknowledged at both ends. A relay has its own directory, its own ports and no privileges it was not
+//! started with; it is stopped and reaped, and its directory removed, when the value goes out of scope.
+
+mod ports;
+mod rsyslog;
+mod scratch;
+mod twinlog;
 
 use std::env;
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +23,8 @@ use nix::unistd::{Pid, geteuid};
 
 use crate::measure::{Deadline, Usage, now_ns};
 use crate::pair::{self, Cable, NODES};
+pub use ports::Ports;
+use scratch::Scratch;
 
 /// Longer than any relay needs to write its queue out on SIGTERM; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -65,11 +71,11 @@ impl Kind {
 
     fn config(self, dir: &Path, ports: Ports, flow: Flow) -> Result<String> {
         Ok(match self {
-            Kind::Twinlog => twinlog_config(dir, ports, flow),
-            Kind::TwinlogMirrored => twinlog_config(dir, ports, flow) + &pair::configuration(dir)?,
+            Kind::Twinlog => twinlog::config(dir, ports, flow),
+            Kind::TwinlogMirrored => twinlog::config(dir, ports, flow) + &pair::configuration(dir)?,
             // Room for half a million messages; a linked list of a million was no faster.
-            Kind::RsyslogMemory => rsyslog_config(dir, ports, r#"queue.type="FixedArray" queue.size="500000""#),
-            Kind::RsyslogDisk => rsyslog_config(
+            Kind::RsyslogMemory => rsyslog::config(dir, ports, r#"queue.type="FixedArray" queue.size="500000""#),
+            Kind::RsyslogDisk => rsyslog::config(
                 dir,
                 ports,
                 r#"queue.type="Disk" queue.filename="main" queue.maxFileSize="64m" queue.size="100000000""#,
@@ -91,68 +97,6 @@ impl Kind {
     }
 }
 
-/// The defaults of a standalone node, but for the retry: a backlog's draining should not begin with a wait of 30 s.
-fn twinlog_config(dir: &Path, Ports { input, sink }: Ports, flow: Flow) -> String {
-    let dir = dir.display();
-    let flow = match flow {
-        Flow::Syslog => format!(
-            r#"[[input.syslog]]
-listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
-max_connections = 15000
-
-[[output.syslog]]
-to = ["tcp://127.0.0.1:{sink}"]
-framing = "lf"
-format = "raw""#
-        ),
-        Flow::Forward => format!(
-            r#"[[input.forward]]
-listen = "127.0.0.1:{input}"
-
-[[output.forward]]
-to = ["127.0.0.1:{sink}"]
-require_ack = true"#
-        ),
-    };
-    format!(
-        r#"data_dir = "{dir}/data"
-control_socket = "{dir}/control.sock"
-
-[journal]
-max_size = "32GiB"
-
-[drain]
-grace = "100ms"
-stop_deadline = "2s"
-
-{flow}
-retry = {{ min = "200ms", max = "1s" }}
-
-[log]
-level = "warn"
-"#
-    )
-}
-
-/// rsyslog, tuned by a few short and noisy runs on a shared machine: imtcp was faster than imptcp each time, one queue
-/// worker than two in the only comparison; batches of 4096 made no difference beyond the noise. Untried: rulesets with own
-/// queues. It parses each message, as it always does. The disk queue is the main queue's and is not synced.
-fn rsyslog_config(dir: &Path, Ports { input, sink }: Ports, queue: &str) -> String {
-    let dir = dir.display();
-    format!(
-        r#"global(workDirectory="{dir}" processInternalMessages="off")
-module(load="imtcp" maxSessions="20000")
-module(load="imudp" batchSize="128")
-main_queue({queue} queue.dequeueBatchSize="1024" queue.workerThreads="1")
-template(name="raw" type="string" string="%rawmsg%\n")
-input(type="imudp" address="127.0.0.1" port="{input}" rcvbufSize="64m")
-input(type="imtcp" address="127.0.0.1" port="{input}" socketBacklog="1024")
-action(type="omfwd" target="127.0.0.1" port="{sink}" protocol="tcp" template="raw"
-       action.resumeRetryCount="-1" action.resumeInterval="1")
-"#
-    )
-}
-
 /// What goes through a relay.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Flow {
@@ -160,34 +104,6 @@ pub enum Flow {
     Syslog,
     /// Forward in, forward out.
     Forward,
-}
-
-#[derive(Clone, Copy)]
-pub struct Ports {
-    /// UDP and TCP, where the relay listens.
-    pub input: u16,
-    /// Where it forwards to.
-    pub sink: u16,
-}
-
-impl Ports {
-    pub fn choose() -> Ports {
-        Ports { input: free_port(), sink: free_port() }
-    }
-}
-
-/// A port that nobody has, for UDP and TCP. Below the ephemeral range, so that none of the generator's thousands of
-/// connections takes it before the relay or the sink does.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + (std::process::id() % 10_000) as u16;
-    let is_free = |port: &u16| {
-        let address = (Ipv4Addr::LOCALHOST, *port);
-        TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
-    };
-    std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000)
-        .find(is_free)
-        .expect("one of ten thousand ports is free")
 }
 
 /// A running relay.
@@ -335,32 +251,4 @@ fn spawn(kind: Kind, dir: &Path) -> Result<Child> {
 fn udp_is_bound(port: u16) -> bool {
     fs::read_to_string("/proc/thread-self/net/udp")
         .is_ok_and(|table| table.contains(&format!(":{port:04X} 00000000:0000")))
-}
-
-/// A directory that is removed with all its contents.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn create(parent: &Path) -> Result<Scratch> {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        let name = format!("macro-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = parent.join(name);
-        fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        Ok(Scratch(dir))
-    }
-
-    fn with_configuration(parent: &Path, kind: Kind, ports: Ports, flow: Flow) -> Result<Scratch> {
-        let dir = Scratch::create(parent)?;
-        let text = kind.config(&dir.0, ports, flow)?;
-        fs::write(dir.0.join("config"), text).context("writing the relay's configuration")?;
-        Ok(dir)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("macro: removing {}: {error}", self.0.display());
-        }
-    }
 }

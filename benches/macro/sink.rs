@@ -1,7 +1,5 @@
-//! The far end: a TCP server that counts what a relay delivers, as lines or as chunks that it acknowledges, and the bare UDP receiver that relays are compared to.
-//!
-//! A bitmap over all messages of the load tells lost from repeated. The cost is kept at some 20 ns a message, because it
-//! is paid on the relay's cores: `memchr` for the line, 16 digits of the stamp, one bit; the clock is read once a read.
+//! The far end: a TCP server that has counted what a relay delivers (`tally.rs`), as lines or as chunks that it
+//! acknowledges, and the bare UDP receiver that relays are compared to.
 
 use std::io::{ErrorKind, IoSliceMut, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -16,105 +14,16 @@ use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt, sockopt};
 
-use crate::chunks::{CHUNK_EVENTS, Compressed, Taker};
+use crate::chunks::{Compressed, Taker};
 use crate::generator::Plan;
-use crate::measure::{Deadline, Histogram, now_ns};
-use crate::message::{MESSAGE_BYTES, Stamp, read_sent_ns, read_stamp};
+use crate::measure::{Deadline, now_ns};
+use crate::message::MESSAGE_BYTES;
+use crate::tally::Tally;
 
 const READ_BYTES: usize = 256 * 1024;
 
 /// How long a thread may sleep in the kernel before it looks whether it should end.
 const GLANCE: Duration = Duration::from_millis(50);
-
-/// What has arrived of a plan.
-#[derive(Clone)]
-pub struct Tally {
-    plan: Plan,
-    /// One bit for each message.
-    seen: Vec<u64>,
-    /// Different messages of the plan.
-    pub unique: u64,
-    /// Messages that had come before.
-    pub repeated: u64,
-    /// Lines that are no message of the plan: cut, garbled, or the relay's own.
-    pub foreign: u64,
-    /// When the first and the last unique message came; 0 before.
-    pub first_ns: u64,
-    pub last_ns: u64,
-    /// From sending to the sink's read, of every 16th message of a stream, of all if the load is paced.
-    pub latency: Histogram,
-}
-
-impl Tally {
-    fn new(plan: Plan) -> Tally {
-        let seen = vec![0; plan.total().div_ceil(64) as usize];
-        Tally { plan, seen, unique: 0, repeated: 0, foreign: 0, first_ns: 0, last_ns: 0, latency: Histogram::new() }
-    }
-
-    pub fn lost(&self) -> u64 {
-        self.plan.total() - self.unique
-    }
-
-    /// Counts the lines in `bytes`; returns the length of what follows the last line end.
-    fn take_lines(&mut self, bytes: &[u8], now_ns: u64) -> usize {
-        let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', bytes) {
-            self.take_line(&bytes[start..end], now_ns);
-            start = end + 1;
-        }
-        bytes.len() - start
-    }
-
-    /// Counts the events of a chunk. One that is compressed is told by its checksum alone.
-    fn take_chunk(&mut self, entries: &[u8], compressed: Option<&Compressed>, now_ns: u64) {
-        match compressed {
-            None => entries.chunks(MESSAGE_BYTES).for_each(|entry| self.take_line(entry, now_ns)),
-            Some(compressed) => match compressed.find(entries) {
-                Some((stream, first)) => {
-                    for sequence in first..first + CHUNK_EVENTS {
-                        self.take_stamp(Stamp { stream, sequence }, now_ns);
-                    }
-                }
-                None => self.foreign += 1,
-            },
-        }
-    }
-
-    fn take_line(&mut self, line: &[u8], now_ns: u64) {
-        let Some(stamp) = read_stamp(line) else {
-            self.foreign += 1;
-            return;
-        };
-        let is_sample = self.plan.rate.is_some() || stamp.sequence.is_multiple_of(16);
-        if self.take_stamp(stamp, now_ns)
-            && is_sample
-            && let Some(sent_ns) = read_sent_ns(line)
-        {
-            self.latency.record(now_ns.saturating_sub(sent_ns));
-        }
-    }
-
-    /// Whether it is one of the plan and came for the first time.
-    fn take_stamp(&mut self, stamp: Stamp, now_ns: u64) -> bool {
-        if stamp.stream >= self.plan.streams || stamp.sequence >= self.plan.per_stream {
-            self.foreign += 1;
-            return false;
-        }
-        let index = u64::from(stamp.stream) * u64::from(self.plan.per_stream) + u64::from(stamp.sequence);
-        let (word, bit) = (&mut self.seen[(index / 64) as usize], 1 << (index % 64));
-        if *word & bit != 0 {
-            self.repeated += 1;
-            return false;
-        }
-        *word |= bit;
-        self.unique += 1;
-        self.last_ns = now_ns;
-        if self.first_ns == 0 {
-            self.first_ns = now_ns;
-        }
-        true
-    }
-}
 
 /// What a relay speaks to the sink.
 #[derive(Clone)]

@@ -1,0 +1,216 @@
+//! One row: a relay is started, a load sent, the sink waited for, and what it took told.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::Options;
+use crate::chunks::{Compressed, Senders};
+use crate::generator::{Connections, Plan, send_datagrams};
+use crate::load::Load;
+use crate::measure::{Deadline, Usage, now_ns};
+use crate::pair::Cable;
+use crate::relay::{Kind, Ports, Relay};
+use crate::report::{Metric, Row};
+use crate::sink::{Dialect, Sink, bind_bare, receive_bare};
+use crate::tally::Tally;
+
+/// Nothing new at the sink for this long, and what is missing counts as lost. Above every relay's retry interval.
+const QUIET: Duration = Duration::from_secs(4);
+
+/// How long idle connections are watched.
+pub const IDLE: Duration = Duration::from_secs(5);
+
+/// Measures a row on a new host of its own if it is a pair's.
+pub fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
+    if kind != Kind::TwinlogMirrored {
+        return measure_on(None, kind, load, options);
+    }
+    let cable = Cable::make()?;
+    cable.visit(0, || measure_on(Some(&cable), kind, load, options))
+}
+
+/// Measures a row on the host that the thread is on.
+fn measure_on(cable: Option<&Cable>, kind: Kind, load: Load, options: &Options) -> Result<Row> {
+    let run = Run {
+        plan: load.plan(options),
+        ports: Ports::choose(),
+        deadline: Deadline::after(Duration::from_secs(options.timeout)),
+        kind,
+        load,
+        options,
+        cable,
+    };
+    match load {
+        Load::Tcp1 | Load::Tcp1000 | Load::Latency => run.stream(|relay| {
+            let mut connections = Connections::open(relay, &run.plan, run.deadline)?;
+            let start_ns = now_ns();
+            connections.send(&run.plan, run.deadline)?;
+            Ok((start_ns, Some(connections)))
+        }),
+        Load::Udp => run.stream(|relay| {
+            let start_ns = now_ns();
+            send_datagrams(relay, &run.plan, run.deadline)?;
+            Ok((start_ns, None))
+        }),
+        Load::Backlog => run.backlog(),
+        Load::Idle10k => run.idle(),
+        Load::Forward | Load::ForwardPaced => run.forward(None),
+        Load::ForwardGzip => run.forward(Some(Arc::new(Compressed::make(&run.plan)))),
+    }
+}
+
+/// One row being measured.
+struct Run<'a> {
+    kind: Kind,
+    load: Load,
+    plan: Plan,
+    ports: Ports,
+    deadline: Deadline,
+    options: &'a Options,
+    cable: Option<&'a Cable>,
+}
+
+impl Run<'_> {
+    fn start_relay(&self) -> Result<Relay> {
+        Relay::start(self.kind, self.ports, self.load.flow(), &self.options.dir, self.cable)
+    }
+
+    /// Everything is up, `send` sends, the sink counts. `send` returns when it began, and connections that stay open
+    /// until all has arrived.
+    fn stream(&self, send: impl FnOnce(SocketAddr) -> Result<(u64, Option<Connections>)>) -> Result<Row> {
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
+        let relay = self.start_relay()?;
+        let (before, standby) = (relay.usage()?, relay.standby_usage()?);
+        let (start_ns, _open) = send(relay.address())?;
+        sink.wait(QUIET, self.deadline)?;
+        let mirrored_ns = relay.wait_until_mirrored(self.deadline)?;
+        let after = relay.usage()?;
+
+        let tally = sink.close();
+        let mut row = common(&self.plan, &tally, before, after);
+        row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
+        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
+        let quantiles = [(Metric::P50Ms, 0.5), (Metric::P99Ms, 0.99), (Metric::P999Ms, 0.999), (Metric::MaxMs, 1.0)];
+        for (metric, share) in quantiles {
+            row.extend(tally.latency.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
+        }
+        Ok(row)
+    }
+
+    /// Chunks in, chunks out, both acknowledged.
+    fn forward(&self, compressed: Option<Arc<Compressed>>) -> Result<Row> {
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Forward(compressed.clone()))?;
+        let relay = self.start_relay()?;
+        let mut senders = Senders::open(relay.address(), &self.plan, compressed.as_deref())?;
+        let (before, standby) = (relay.usage()?, relay.standby_usage()?);
+        let start_ns = now_ns();
+        senders.send(&self.plan, self.deadline)?;
+        sink.wait(QUIET, self.deadline)?;
+        let mirrored_ns = relay.wait_until_mirrored(self.deadline)?;
+        let after = relay.usage()?;
+
+        let tally = sink.close();
+        let mut row = common(&self.plan, &tally, before, after);
+        row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
+        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
+        let quantiles = [(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)];
+        for (metric, share) in quantiles {
+            row.extend(senders.acknowledged.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
+        }
+        Ok(row)
+    }
+
+    /// The sink is not there until all is taken in and the relay was restarted with it.
+    fn backlog(&self) -> Result<Row> {
+        let mut relay = self.start_relay()?;
+        let before = relay.usage()?;
+        let mut connections = Connections::open(relay.address(), &self.plan, self.deadline)?;
+        let start_ns = now_ns();
+        connections.send(&self.plan, self.deadline)?;
+        connections.finish(self.deadline)?;
+        let taken_ns = now_ns();
+        let startup = relay.restart()?;
+
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
+        sink.wait(QUIET, self.deadline)?;
+        let after = relay.usage()?;
+        let tally = sink.close();
+        let mut row = common(&self.plan, &tally, before, after);
+        row.insert(Metric::IntakeRate, per_second(self.plan.total(), start_ns, taken_ns));
+        row.insert(Metric::StartupMs, startup.as_secs_f64() * 1e3);
+        row.insert(Metric::DrainRate, per_second(tally.unique, tally.first_ns, tally.last_ns));
+        Ok(row)
+    }
+
+    /// Each connection sends a message, so that it is known to have been accepted and read; then silence.
+    fn idle(&self) -> Result<Row> {
+        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
+        let relay = self.start_relay()?;
+        let before = relay.usage()?;
+        let mut connections = Connections::open(relay.address(), &self.plan, self.deadline)?;
+        connections.send(&self.plan, self.deadline)?;
+        sink.wait(QUIET, self.deadline)?;
+
+        let settled = relay.usage()?;
+        let from = Instant::now();
+        while from.elapsed() < IDLE {
+            self.deadline.pause(Duration::from_millis(50), "watching idle connections")?;
+        }
+        let after = relay.usage()?;
+        let tally = sink.close();
+        let grown_bytes = after.rss_bytes.saturating_sub(before.rss_bytes);
+        Ok(Row::from([
+            (Metric::Lost, tally.lost() as f64),
+            (Metric::IdleCpuPercent, (after.cpu - settled.cpu).as_secs_f64() / IDLE.as_secs_f64() * 100.0),
+            (Metric::RssMb, after.rss_bytes as f64 / 1e6),
+            (Metric::RssPerConnectionKib, grown_bytes as f64 / 1024.0 / self.plan.total() as f64),
+            (Metric::RssPeakMb, after.rss_peak_bytes as f64 / 1e6),
+        ]))
+    }
+}
+
+/// The same load on a loop that throws away.
+pub fn bare(plan: &Plan, options: &Options) -> Result<Row> {
+    let deadline = Deadline::after(Duration::from_secs(options.timeout));
+    let socket = bind_bare()?;
+    let address = socket.local_addr()?;
+    let expected = plan.total();
+    let receiver = thread::spawn(move || receive_bare(&socket, expected, QUIET));
+    let sent = send_datagrams(address, plan, deadline);
+    let received = receiver.join().expect("the bare receiver does not panic")?;
+    sent?;
+    Ok(Row::from([
+        (Metric::Lost, (expected - received.datagrams) as f64),
+        (Metric::CpuPerMillion, received.cpu.as_secs_f64() * 1e6 / received.datagrams.max(1) as f64),
+    ]))
+}
+
+/// What every load that sends a lot has to tell.
+fn common(plan: &Plan, tally: &Tally, before: Usage, after: Usage) -> Row {
+    let cpu_seconds = (after.cpu - before.cpu).as_secs_f64();
+    let mut row = Row::from([
+        (Metric::Lost, tally.lost() as f64),
+        (Metric::Repeated, tally.repeated as f64),
+        (Metric::CpuPerMillion, cpu_seconds * 1e6 / plan.total() as f64),
+        (Metric::RssPeakMb, after.rss_peak_bytes as f64 / 1e6),
+        (Metric::WrittenMb, (after.written_bytes - before.written_bytes) as f64 / 1e6),
+    ]);
+    if tally.foreign > 0 {
+        row.insert(Metric::Foreign, tally.foreign as f64);
+    }
+    row
+}
+
+/// What the mirror costs on the other node.
+fn standby_cpu(plan: &Plan, before: Option<Usage>, after: Option<Usage>) -> Option<(Metric, f64)> {
+    let cpu = after?.cpu - before?.cpu;
+    Some((Metric::StandbyCpuPerMillion, cpu.as_secs_f64() * 1e6 / plan.total() as f64))
+}
+
+fn per_second(messages: u64, from_ns: u64, to_ns: u64) -> f64 {
+    messages as f64 * 1e9 / to_ns.saturating_sub(from_ns).max(1) as f64
+}
