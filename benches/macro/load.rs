@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use crate::Options;
 use crate::chunks::CHUNK_EVENTS;
 use crate::generator::Plan;
-use crate::relay::{Flow, Kind};
+use crate::relay::{Flow, Kind, Setup};
 use crate::run::IDLE;
 
 /// Connections of the forward loads.
@@ -48,10 +48,11 @@ impl Load {
         }
     }
 
-    pub fn flow(self) -> Flow {
+    /// What it asks of a relay.
+    pub fn setup(self) -> Setup {
         match self {
-            Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Flow::Forward,
-            _ => Flow::Syslog,
+            Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Setup { flow: Flow::Forward, ..Setup::SYSLOG },
+            _ => Setup::SYSLOG,
         }
     }
 
@@ -64,7 +65,7 @@ impl Load {
                 false
             }
             Load::Backlog => relay.is_persistent(),
-            _ => self.flow() == Flow::Syslog || matches!(relay, Kind::Twinlog | Kind::TwinlogMirrored),
+            _ => self.setup() == Setup::SYSLOG || matches!(relay, Kind::Twinlog | Kind::TwinlogMirrored),
         }
     }
 

@@ -45,7 +45,8 @@ struct Options {
     /// Loads to run
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
     only: Vec<Load>,
-    /// Relays to run, by the begin of their names: twinlog, twinlog-mirrored (as root), rsyslog-memory, rsyslog-disk
+    /// Relays to run, by the begin of their names: twinlog, twinlog-mirrored (as root), rsyslog-memory, rsyslog-disk,
+    /// syslog-ng-memory, syslog-ng-disk
     #[arg(long, value_delimiter = ',', value_name = "RELAY")]
     relay: Vec<String>,
     /// Messages of tcp1, tcp1000 and backlog
@@ -143,7 +144,10 @@ fn relays(options: &Options) -> Result<Vec<Kind>> {
     let (found, missing): (Vec<_>, Vec<_>) =
         Kind::ALL.into_iter().filter(is_wanted).partition(|kind| kind.program().is_some());
     for kind in missing {
-        eprintln!("macro: skipping {}: its program is not there (TWINLOG_BIN names twinlog's)", kind.name());
+        eprintln!(
+            "macro: skipping {}: its program is not there; TWINLOG_BIN names twinlog's, tests/peers/install.sh brings syslog-ng",
+            kind.name()
+        );
     }
     Ok(found)
 }

@@ -7,6 +7,8 @@
 mod ports;
 mod rsyslog;
 mod scratch;
+mod setup;
+mod syslog_ng;
 mod twinlog;
 
 use std::env;
@@ -25,6 +27,7 @@ use crate::measure::{Deadline, Usage, now_ns};
 use crate::pair::{self, Cable, NODES};
 pub use ports::Ports;
 use scratch::Scratch;
+pub use setup::{Flow, Setup};
 
 /// Longer than any relay needs to write its queue out on SIGTERM; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
@@ -38,10 +41,19 @@ pub enum Kind {
     TwinlogMirrored,
     RsyslogMemory,
     RsyslogDisk,
+    SyslogNgMemory,
+    SyslogNgDisk,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 4] = [Kind::Twinlog, Kind::TwinlogMirrored, Kind::RsyslogMemory, Kind::RsyslogDisk];
+    pub const ALL: [Kind; 6] = [
+        Kind::Twinlog,
+        Kind::TwinlogMirrored,
+        Kind::RsyslogMemory,
+        Kind::RsyslogDisk,
+        Kind::SyslogNgMemory,
+        Kind::SyslogNgDisk,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -49,12 +61,14 @@ impl Kind {
             Kind::TwinlogMirrored => "twinlog-mirrored",
             Kind::RsyslogMemory => "rsyslog-memory",
             Kind::RsyslogDisk => "rsyslog-disk",
+            Kind::SyslogNgMemory => "syslog-ng-memory",
+            Kind::SyslogNgDisk => "syslog-ng-disk",
         }
     }
 
     /// Whether it keeps what it has taken in over a planned restart.
     pub fn is_persistent(self) -> bool {
-        self != Kind::RsyslogMemory
+        !matches!(self, Kind::RsyslogMemory | Kind::SyslogNgMemory)
     }
 
     /// Where the program is: `TWINLOG_BIN`, else what cargo built beside this benchmark; none if it is not there.
@@ -65,14 +79,15 @@ impl Kind {
                 env::var_os("TWINLOG_BIN").or(option_env!("CARGO_BIN_EXE_twinlog").map(Into::into))?.into()
             }
             Kind::RsyslogMemory | Kind::RsyslogDisk => PathBuf::from(RSYSLOGD),
+            Kind::SyslogNgMemory | Kind::SyslogNgDisk => syslog_ng::program(),
         };
         path.is_file().then_some(path)
     }
 
-    fn config(self, dir: &Path, ports: Ports, flow: Flow) -> Result<String> {
+    fn config(self, dir: &Path, ports: Ports, setup: Setup) -> Result<String> {
         Ok(match self {
-            Kind::Twinlog => twinlog::config(dir, ports, flow),
-            Kind::TwinlogMirrored => twinlog::config(dir, ports, flow) + &pair::configuration(dir)?,
+            Kind::Twinlog => twinlog::config(dir, ports, setup),
+            Kind::TwinlogMirrored => twinlog::config(dir, ports, setup) + &pair::configuration(dir)?,
             // Room for half a million messages; a linked list of a million was no faster.
             Kind::RsyslogMemory => rsyslog::config(dir, ports, r#"queue.type="FixedArray" queue.size="500000""#),
             Kind::RsyslogDisk => rsyslog::config(
@@ -80,6 +95,8 @@ impl Kind {
                 ports,
                 r#"queue.type="Disk" queue.filename="main" queue.maxFileSize="64m" queue.size="100000000""#,
             ),
+            Kind::SyslogNgMemory => syslog_ng::config(dir, ports, false)?,
+            Kind::SyslogNgDisk => syslog_ng::config(dir, ports, true)?,
         })
     }
 
@@ -92,18 +109,10 @@ impl Kind {
             Kind::RsyslogMemory | Kind::RsyslogDisk => {
                 command.arg("-n").arg("-f").arg(config).arg("-i").arg(dir.join("pid"))
             }
+            Kind::SyslogNgMemory | Kind::SyslogNgDisk => return syslog_ng::command(dir),
         };
         Ok(command)
     }
-}
-
-/// What goes through a relay.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    /// Syslog in, syslog out.
-    Syslog,
-    /// Forward in, forward out.
-    Forward,
 }
 
 /// A running relay.
@@ -128,13 +137,13 @@ struct Standby {
 impl Relay {
     /// Starts the relay with an empty directory under `parent` and waits until it takes connections; of a pair, which is on
     /// `cable`, both nodes, and waits until what one takes is on both.
-    pub fn start(kind: Kind, ports: Ports, flow: Flow, parent: &Path, cable: Option<&Cable>) -> Result<Relay> {
-        let dir = Scratch::with_configuration(parent, kind, ports, flow)?;
+    pub fn start(kind: Kind, ports: Ports, setup: Setup, parent: &Path, cable: Option<&Cable>) -> Result<Relay> {
+        let dir = Scratch::with_configuration(parent, kind, ports, setup)?;
         let child = spawn(kind, &dir.0)?;
         let mut relay = Relay { kind, ports, child, earlier: Usage::default(), standby: None, dir };
         relay.wait_until_ready()?;
         if let Some(cable) = cable {
-            let dir = Scratch::with_configuration(parent, kind, ports, flow)?;
+            let dir = Scratch::with_configuration(parent, kind, ports, setup)?;
             let child = Some(cable.visit(1, || spawn(kind, &dir.0))?);
             relay.standby = Some(Standby { child, dir });
             let program = kind.program().context("twinlog is not there")?;

@@ -76,7 +76,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn start_relay(&self) -> Result<Relay> {
-        Relay::start(self.kind, self.ports, self.load.flow(), &self.options.dir, self.cable)
+        Relay::start(self.kind, self.ports, self.load.setup(), &self.options.dir, self.cable)
     }
 
     /// Everything is up, `send` sends, the sink counts. `send` returns when it began, and connections that stay open

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use anyhow::{Context, Result};
 
 use super::ports::Ports;
-use super::{Flow, Kind};
+use super::{Kind, Setup};
 
 /// A directory that is removed with all its contents.
 pub struct Scratch(pub PathBuf);
@@ -21,9 +21,9 @@ impl Scratch {
         Ok(Scratch(dir))
     }
 
-    pub fn with_configuration(parent: &Path, kind: Kind, ports: Ports, flow: Flow) -> Result<Scratch> {
+    pub fn with_configuration(parent: &Path, kind: Kind, ports: Ports, setup: Setup) -> Result<Scratch> {
         let dir = Scratch::create(parent)?;
-        let text = kind.config(&dir.0, ports, flow)?;
+        let text = kind.config(&dir.0, ports, setup)?;
         fs::write(dir.0.join("config"), text).context("writing the relay's configuration")?;
         Ok(dir)
     }

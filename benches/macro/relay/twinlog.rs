@@ -2,48 +2,73 @@
 
 use std::path::Path;
 
-use super::Flow;
 use super::ports::Ports;
+use super::setup::{Flow, Setup};
 
 /// The defaults of a standalone node, but for the retry: a backlog's draining should not begin with a wait of 30 s.
-pub fn config(dir: &Path, Ports { input, sink }: Ports, flow: Flow) -> String {
+pub fn config(dir: &Path, ports: Ports, setup: Setup) -> String {
+    let Setup { commit_interval, .. } = setup;
+    let (input, outputs) = (input(ports, setup.flow), outputs(ports, setup));
     let dir = dir.display();
-    let flow = match flow {
-        Flow::Syslog => format!(
-            r#"[[input.syslog]]
-listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
-max_connections = 15000
-
-[[output.syslog]]
-to = ["tcp://127.0.0.1:{sink}"]
-framing = "lf"
-format = "raw""#
-        ),
-        Flow::Forward => format!(
-            r#"[[input.forward]]
-listen = "127.0.0.1:{input}"
-
-[[output.forward]]
-to = ["127.0.0.1:{sink}"]
-require_ack = true"#
-        ),
-    };
     format!(
         r#"data_dir = "{dir}/data"
 control_socket = "{dir}/control.sock"
 
 [journal]
 max_size = "32GiB"
+commit_interval = "{commit_interval}"
 
 [drain]
 grace = "100ms"
 stop_deadline = "2s"
 
-{flow}
-retry = {{ min = "200ms", max = "1s" }}
-
+{input}
+{outputs}
 [log]
 level = "warn"
 "#
     )
+}
+
+fn input(Ports { input, .. }: Ports, flow: Flow) -> String {
+    match flow {
+        Flow::Syslog => format!(
+            r#"[[input.syslog]]
+listen = ["udp://127.0.0.1:{input}", "tcp://127.0.0.1:{input}"]
+max_connections = 15000
+"#
+        ),
+        Flow::Forward => format!(
+            r#"[[input.forward]]
+listen = "127.0.0.1:{input}"
+"#
+        ),
+    }
+}
+
+fn outputs(ports: Ports, Setup { flow, format, has_second_output, .. }: Setup) -> String {
+    let retry = r#"retry = { min = "200ms", max = "1s" }"#;
+    let syslog = |name: &str, port: u16| {
+        format!(
+            r#"[[output.syslog]]
+name = "{name}"
+to = ["tcp://127.0.0.1:{port}"]
+framing = "lf"
+format = "{format}"
+{retry}
+"#
+        )
+    };
+    match flow {
+        Flow::Syslog if has_second_output => syslog("sink", ports.sink) + &syslog("second", ports.second_sink),
+        Flow::Syslog => syslog("sink", ports.sink),
+        Flow::Forward => format!(
+            r#"[[output.forward]]
+to = ["127.0.0.1:{}"]
+require_ack = true
+{retry}
+"#,
+            ports.sink
+        ),
+    }
 }
