@@ -1,7 +1,7 @@
 //! A directory for one relay.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context, Result};
@@ -16,7 +16,8 @@ impl Scratch {
     fn create(parent: &Path) -> Result<Scratch> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let name = format!("macro-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = parent.join(name);
+        // Not relative: rsyslog changes to its working directory.
+        let dir = path::absolute(parent)?.join(name);
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
         Ok(Scratch(dir))
     }
