@@ -1,4 +1,5 @@
-//! The load: one thread that writes stamped messages to a relay, over many TCP connections or as datagrams.
+//! The load: one thread that writes stamped messages to a relay, over many TCP connections (as datagrams:
+//! `datagrams.rs`).
 //!
 //! It shares the cores with the relay, so it must cost little: blocks of messages are built once and only their stamps
 //! are written anew. One thread is enough: it makes some millions of messages a second.
@@ -6,23 +7,18 @@
 //! A paced message is stamped with the time at which it was *due*, not at which it was written: a relay that holds the
 //! generator up pays for it in its latency. Those written together bear the time of the first.
 
-use std::io::{ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::prctl;
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 
 use crate::measure::{Deadline, now_ns};
 use crate::message::{LINE_BYTES, MESSAGE_BYTES, Stamp, unstamped, write_stamp};
 
 /// Sleep of a generator that has nothing due, or nowhere to write: short against any relay's latency.
 pub const TICK: Duration = Duration::from_micros(100);
-
-/// Datagrams to a `sendmmsg`. More gains nothing measurable and arrives in lumps.
-const DATAGRAMS: usize = 64;
 
 /// How many messages are sent, on how many streams, and how fast.
 #[derive(Clone, Copy)]
@@ -161,41 +157,6 @@ impl Connection {
             Err(error) => Err(error).context("writing to the relay"),
         }
     }
-}
-
-/// Sends the plan's one stream as datagrams. One `sendmmsg` for all that are due, and no segmentation offload: the relay
-/// must not be spared what datagrams of many senders would cost it.
-pub fn send_datagrams(relay: SocketAddr, plan: &Plan, deadline: Deadline) -> Result<()> {
-    precise_sleep()?;
-    let socket = UdpSocket::bind("127.0.0.1:0")?;
-    socket.connect(relay)?;
-    let mut block = unstamped().repeat(DATAGRAMS);
-    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(DATAGRAMS, None);
-
-    let start_ns = now_ns();
-    let mut made = 0;
-    while made < plan.total() {
-        let (due, due_ns) = plan.due(start_ns, made);
-        let count = ((due - made) as usize).min(DATAGRAMS);
-        if count == 0 {
-            deadline.pause(TICK, "sending datagrams")?;
-            continue;
-        }
-        deadline.check("sending datagrams")?;
-        for (message, sequence) in block.chunks_exact_mut(MESSAGE_BYTES).take(count).zip(made as u32..) {
-            write_stamp(message, Stamp { stream: 0, sequence }, due_ns);
-        }
-        let slices: Vec<_> =
-            block.chunks_exact(MESSAGE_BYTES).take(count).map(|message| [IoSlice::new(message)]).collect();
-        let sent = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, [None; DATAGRAMS], [], MsgFlags::empty())
-            .context("sending datagrams to the relay")?
-            .count();
-        if sent == 0 {
-            bail!("the kernel took no datagram");
-        }
-        made += sent as u64;
-    }
-    Ok(())
 }
 
 /// Takes the 50 µs that the kernel adds to sleeps by default off this thread's.

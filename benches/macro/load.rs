@@ -14,9 +14,22 @@ const FORWARD_STREAMS: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum Load {
     Tcp1,
+    Tcp1Rfc5424,
     Tcp1000,
+    Tcp10000,
+    FileRaw,
+    FileJson,
     Udp,
+    Udp10k,
+    #[value(name = "rate1k")]
+    Rate1k,
     Latency,
+    #[value(name = "latency-1ms")]
+    Latency1ms,
+    #[value(name = "rate100k")]
+    Rate100k,
+    #[value(name = "rate1m")]
+    Rate1m,
     Backlog,
     Idle10k,
     Forward,
@@ -27,19 +40,26 @@ pub enum Load {
 impl Load {
     /// As on the command line.
     pub fn name(self) -> String {
-        format!("{self:?}").to_lowercase()
+        self.to_possible_value().expect("no load is hidden").get_name().to_owned()
     }
 
     pub fn plan(self, options: &Options) -> Plan {
+        let unpaced = |streams, per_stream| Plan { streams, per_stream, rate: None };
         match self {
-            Load::Tcp1 | Load::Backlog => Plan { streams: 1, per_stream: options.messages, rate: None },
-            Load::Tcp1000 => Plan { streams: 1000, per_stream: options.messages / 1000, rate: None },
-            Load::Udp => paced(options.udp_rate, options.seconds),
-            Load::Latency => paced(10_000, options.seconds),
-            Load::Idle10k => Plan { streams: 10_000, per_stream: 1, rate: None },
+            Load::Tcp1 | Load::Tcp1Rfc5424 | Load::FileRaw | Load::FileJson | Load::Backlog => {
+                unpaced(1, options.messages)
+            }
+            Load::Tcp1000 => unpaced(1000, options.messages / 1000),
+            Load::Tcp10000 => unpaced(10_000, (options.messages / 10_000).max(1)),
+            Load::Udp | Load::Udp10k => paced(options.udp_rate, options.seconds),
+            Load::Rate1k => paced(1000, options.seconds),
+            Load::Latency | Load::Latency1ms => paced(10_000, options.seconds),
+            Load::Rate100k => paced(100_000, options.seconds),
+            Load::Rate1m => paced(1_000_000, options.seconds),
+            Load::Idle10k => unpaced(10_000, 1),
             Load::Forward | Load::ForwardGzip => {
                 let per_stream = options.messages / FORWARD_STREAMS;
-                Plan { streams: FORWARD_STREAMS, per_stream: per_stream.next_multiple_of(CHUNK_EVENTS), rate: None }
+                unpaced(FORWARD_STREAMS, per_stream.next_multiple_of(CHUNK_EVENTS))
             }
             Load::ForwardPaced => {
                 let per_stream = 100_000 * options.seconds / FORWARD_STREAMS;
@@ -50,22 +70,35 @@ impl Load {
 
     /// What it asks of a relay.
     pub fn setup(self) -> Setup {
+        let syslog = Setup::SYSLOG;
         match self {
-            Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Setup { flow: Flow::Forward, ..Setup::SYSLOG },
-            _ => Setup::SYSLOG,
+            Load::Tcp1Rfc5424 => Setup { format: "rfc5424", ..syslog },
+            Load::FileRaw => Setup { flow: Flow::File, ..syslog },
+            Load::FileJson => Setup { flow: Flow::File, format: "json", ..syslog },
+            Load::Latency1ms => Setup { commit_interval: "1ms", ..syslog },
+            Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Setup { flow: Flow::Forward, ..syslog },
+            _ => syslog,
         }
     }
 
-    /// Whether a relay can do it.
+    /// Whether a relay can do it, and whether the row would tell something.
     pub fn suits(self, relay: Kind) -> bool {
-        match self {
-            Load::Tcp1000 | Load::Udp | Load::Backlog | Load::Idle10k | Load::ForwardGzip
-                if relay == Kind::TwinlogMirrored =>
-            {
-                false
-            }
-            Load::Backlog => relay.is_persistent(),
-            _ => self.setup() == Setup::SYSLOG || matches!(relay, Kind::Twinlog | Kind::TwinlogMirrored),
+        match relay {
+            Kind::Twinlog => true,
+            // The mirror adds to what is taken in and to the time until it is safe; the rest is a single node's.
+            Kind::TwinlogMirrored => matches!(
+                self,
+                Load::Tcp1
+                    | Load::Rate1k
+                    | Load::Latency
+                    | Load::Latency1ms
+                    | Load::Rate100k
+                    | Load::Rate1m
+                    | Load::Forward
+                    | Load::ForwardPaced
+            ),
+            _ if self == Load::Backlog => relay.is_persistent(),
+            _ => self.setup() == Setup::SYSLOG,
         }
     }
 
@@ -73,9 +106,18 @@ impl Load {
         let Options { messages, udp_rate, seconds, .. } = options;
         match self {
             Load::Tcp1 => format!("{messages} messages over one TCP connection, as fast as they are taken"),
+            Load::Tcp1Rfc5424 => "the same as tcp1, parsed and sent on as RFC 5424 with the message's id".to_owned(),
             Load::Tcp1000 => format!("{messages} messages over 1000 TCP connections, as fast as they are taken"),
+            Load::Tcp10000 => format!("{messages} messages over 10000 TCP connections, as fast as they are taken"),
+            Load::FileRaw => format!("{messages} messages over one TCP connection into a file, as received"),
+            Load::FileJson => format!("{messages} messages over one TCP connection into a file, as JSON"),
             Load::Udp => format!("{udp_rate} datagrams a second for {seconds} s"),
+            Load::Udp10k => format!("{udp_rate} datagrams a second from 10000 addresses for {seconds} s"),
+            Load::Rate1k => format!("1000 messages a second over one TCP connection for {seconds} s"),
             Load::Latency => format!("10000 messages a second over one TCP connection for {seconds} s"),
+            Load::Latency1ms => "the same as latency, commit_interval = \"1ms\"".to_owned(),
+            Load::Rate100k => format!("100000 messages a second over one TCP connection for {seconds} s"),
+            Load::Rate1m => format!("1000000 messages a second over one TCP connection for {seconds} s"),
             Load::Backlog => format!("{messages} messages taken in while the sink refuses, restart, draining"),
             Load::Idle10k => format!("10000 TCP connections that have sent one message each, idle for {IDLE:?}"),
             Load::Forward => format!("{messages} events in acknowledged chunks of {CHUNK_EVENTS}, forward in and out"),

@@ -14,6 +14,7 @@
 //! `cargo test --all-targets` and nextest run bench targets too, and must not wait minutes for this one.
 
 mod chunks;
+mod datagrams;
 mod generator;
 mod load;
 mod measure;
@@ -49,13 +50,13 @@ struct Options {
     /// syslog-ng-memory, syslog-ng-disk
     #[arg(long, value_delimiter = ',', value_name = "RELAY")]
     relay: Vec<String>,
-    /// Messages of tcp1, tcp1000 and backlog
+    /// Messages of the loads that are as fast as they are taken
     #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(u32).range(1000..=100_000_000))]
     messages: u32,
-    /// Datagrams a second of udp
+    /// Datagrams a second of udp and udp10k
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
     udp_rate: u32,
-    /// Duration of udp and latency
+    /// Duration of the paced loads
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
     /// Times that each row is measured; the tables show medians
@@ -120,9 +121,9 @@ fn run(options: &Options) -> Result<bool> {
                     bail!("interrupted");
                 }
             }
-            if *load == Load::Udp {
+            if matches!(load, Load::Udp | Load::Udp10k) {
                 eprintln!("macro: round {round}, {} {BARE}", load.name());
-                record(BARE, bare(&load.plan(options), options));
+                record(BARE, bare(*load, options));
             }
         }
     }

@@ -61,6 +61,12 @@ pub fn read_stamp(line: &[u8]) -> Option<Stamp> {
     Some(Stamp { stream, sequence })
 }
 
+/// A line up to the end of the last stamp in it; all of it if there is none.
+pub fn until_stamp(line: &[u8]) -> &[u8] {
+    let at = memchr::memmem::rfind(line, b" stream=");
+    at.and_then(|at| line.get(..at + STAMP.len())).unwrap_or(line)
+}
+
 /// The time of sending in a line that has a stamp. Apart from [`read_stamp`], because only a sample is asked for it.
 pub fn read_sent_ns(line: &[u8]) -> Option<u64> {
     read_hex(&stamp_of(line)?[SENT])

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
 
 use crate::measure::{Deadline, Usage, now_ns};
 use crate::pair::{self, Cable, NODES};
@@ -31,6 +32,9 @@ pub use setup::{Flow, Setup};
 
 /// Longer than any relay needs to write its queue out on SIGTERM; then it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a relay with [`Flow::File`] writes, in its directory.
+const OUTPUT_FILE: &str = "out.log";
 
 const RSYSLOGD: &str = "/usr/sbin/rsyslogd";
 
@@ -177,11 +181,43 @@ impl Relay {
         if self.standby.is_none() {
             return Ok(0);
         }
-        let program = self.kind.program().context("twinlog is not there")?;
-        while pair::lag_bytes(&program, &self.dir.0.join("config"))? > 0 {
+        while pair::lag_bytes(&self.status()?)? > 0 {
             deadline.pause(Duration::from_millis(10), "waiting for the mirror")?;
         }
         Ok(now_ns())
+    }
+
+    /// Waits until the output of twinlog has delivered so many messages, or no more for `quiet`: then the rest is lost.
+    /// When it had its last.
+    pub fn wait_until_delivered(&self, messages: u64, quiet: Duration, deadline: Deadline) -> Result<u64> {
+        let (mut most, mut last_ns) = (0, now_ns());
+        loop {
+            let delivered = self.status()?["nodes"][0]["outputs"]["sink"]["acknowledged"].as_u64();
+            let delivered = delivered.context("twinlog status tells nothing of the output")?;
+            if delivered > most {
+                (most, last_ns) = (delivered, now_ns());
+            }
+            if most >= messages || now_ns() - last_ns > quiet.as_nanos() as u64 {
+                return Ok(last_ns);
+            }
+            deadline.pause(Duration::from_millis(20), "waiting for the output")?;
+        }
+    }
+
+    /// What `twinlog status` says.
+    fn status(&self) -> Result<Value> {
+        let mut command = Command::new(self.kind.program().context("twinlog is not there")?);
+        command.args(["status", "--json", "--config"]).arg(self.dir.0.join("config"));
+        if self.kind == Kind::TwinlogMirrored {
+            command.args(["--node", NODES[0]]);
+        }
+        let output = command.output().context("starting twinlog status")?;
+        serde_json::from_slice(&output.stdout).context("reading twinlog status")
+    }
+
+    /// What a relay that writes a file has written.
+    pub fn output_file(&self) -> PathBuf {
+        self.dir.0.join(OUTPUT_FILE)
     }
 
     /// Stops the relay in good order and starts it again on what it kept. Returns the time from the start of the process

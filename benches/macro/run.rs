@@ -9,9 +9,10 @@ use anyhow::Result;
 
 use crate::Options;
 use crate::chunks::{Compressed, Senders};
-use crate::generator::{Connections, Plan, send_datagrams};
+use crate::datagrams::{send_datagrams, send_datagrams_of_many};
+use crate::generator::{Connections, Plan};
 use crate::load::Load;
-use crate::measure::{Deadline, Usage, now_ns};
+use crate::measure::{Deadline, Histogram, Usage, now_ns};
 use crate::pair::Cable;
 use crate::relay::{Kind, Ports, Relay};
 use crate::report::{Metric, Row};
@@ -19,10 +20,14 @@ use crate::sink::{Dialect, Sink, bind_bare, receive_bare};
 use crate::tally::Tally;
 
 /// Nothing new at the sink for this long, and what is missing counts as lost. Above every relay's retry interval.
-const QUIET: Duration = Duration::from_secs(4);
+pub const QUIET: Duration = Duration::from_secs(4);
 
 /// How long idle connections are watched.
 pub const IDLE: Duration = Duration::from_secs(5);
+
+/// The columns of a load whose messages are timed.
+pub const LATENCIES: [(Metric, f64); 4] =
+    [(Metric::P50Ms, 0.5), (Metric::P99Ms, 0.99), (Metric::P999Ms, 0.999), (Metric::MaxMs, 1.0)];
 
 /// Measures a row on a new host of its own if it is a pair's.
 pub fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
@@ -45,37 +50,38 @@ fn measure_on(cable: Option<&Cable>, kind: Kind, load: Load, options: &Options) 
         cable,
     };
     match load {
-        Load::Tcp1 | Load::Tcp1000 | Load::Latency => run.stream(|relay| {
+        Load::Udp | Load::Udp10k => run.stream(|relay| {
+            let start_ns = now_ns();
+            datagrams(load)(relay, &run.plan, run.deadline)?;
+            Ok((start_ns, None))
+        }),
+        Load::FileRaw | Load::FileJson => run.file(),
+        Load::Backlog => run.backlog(),
+        Load::Idle10k => run.idle(),
+        Load::Forward | Load::ForwardPaced => run.forward(None),
+        Load::ForwardGzip => run.forward(Some(Arc::new(Compressed::make(&run.plan)))),
+        _ => run.stream(|relay| {
             let mut connections = Connections::open(relay, &run.plan, run.deadline)?;
             let start_ns = now_ns();
             connections.send(&run.plan, run.deadline)?;
             Ok((start_ns, Some(connections)))
         }),
-        Load::Udp => run.stream(|relay| {
-            let start_ns = now_ns();
-            send_datagrams(relay, &run.plan, run.deadline)?;
-            Ok((start_ns, None))
-        }),
-        Load::Backlog => run.backlog(),
-        Load::Idle10k => run.idle(),
-        Load::Forward | Load::ForwardPaced => run.forward(None),
-        Load::ForwardGzip => run.forward(Some(Arc::new(Compressed::make(&run.plan)))),
     }
 }
 
 /// One row being measured.
-struct Run<'a> {
+pub struct Run<'a> {
     kind: Kind,
     load: Load,
-    plan: Plan,
-    ports: Ports,
-    deadline: Deadline,
-    options: &'a Options,
+    pub plan: Plan,
+    pub ports: Ports,
+    pub deadline: Deadline,
+    pub options: &'a Options,
     cable: Option<&'a Cable>,
 }
 
 impl Run<'_> {
-    fn start_relay(&self) -> Result<Relay> {
+    pub fn start_relay(&self) -> Result<Relay> {
         Relay::start(self.kind, self.ports, self.load.setup(), &self.options.dir, self.cable)
     }
 
@@ -91,13 +97,26 @@ impl Run<'_> {
         let after = relay.usage()?;
 
         let tally = sink.close();
-        let mut row = common(&self.plan, &tally, before, after);
+        let mut row = common(self.plan.total(), &tally, before, after);
         row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
         row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
-        let quantiles = [(Metric::P50Ms, 0.5), (Metric::P99Ms, 0.99), (Metric::P999Ms, 0.999), (Metric::MaxMs, 1.0)];
-        for (metric, share) in quantiles {
-            row.extend(tally.latency.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
-        }
+        row.extend(percentiles(&tally.latency, &LATENCIES));
+        Ok(row)
+    }
+
+    /// Syslog in, a file out.
+    fn file(&self) -> Result<Row> {
+        let relay = self.start_relay()?;
+        let before = relay.usage()?;
+        let mut connections = Connections::open(relay.address(), &self.plan, self.deadline)?;
+        let start_ns = now_ns();
+        connections.send(&self.plan, self.deadline)?;
+        let delivered_ns = relay.wait_until_delivered(self.plan.total(), QUIET, self.deadline)?;
+        let after = relay.usage()?;
+
+        let tally = Tally::of_file(self.plan, &relay.output_file())?;
+        let mut row = common(self.plan.total(), &tally, before, after);
+        row.insert(Metric::Rate, per_second(tally.unique, start_ns, delivered_ns));
         Ok(row)
     }
 
@@ -114,13 +133,10 @@ impl Run<'_> {
         let after = relay.usage()?;
 
         let tally = sink.close();
-        let mut row = common(&self.plan, &tally, before, after);
+        let mut row = common(self.plan.total(), &tally, before, after);
         row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
         row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
-        let quantiles = [(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)];
-        for (metric, share) in quantiles {
-            row.extend(senders.acknowledged.percentile_ns(share).map(|ns| (metric, ns as f64 / 1e6)));
-        }
+        row.extend(percentiles(&senders.acknowledged, &[(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)]));
         Ok(row)
     }
 
@@ -139,7 +155,7 @@ impl Run<'_> {
         sink.wait(QUIET, self.deadline)?;
         let after = relay.usage()?;
         let tally = sink.close();
-        let mut row = common(&self.plan, &tally, before, after);
+        let mut row = common(self.plan.total(), &tally, before, after);
         row.insert(Metric::IntakeRate, per_second(self.plan.total(), start_ns, taken_ns));
         row.insert(Metric::StartupMs, startup.as_secs_f64() * 1e3);
         row.insert(Metric::DrainRate, per_second(tally.unique, tally.first_ns, tally.last_ns));
@@ -174,13 +190,14 @@ impl Run<'_> {
 }
 
 /// The same load on a loop that throws away.
-pub fn bare(plan: &Plan, options: &Options) -> Result<Row> {
+pub fn bare(load: Load, options: &Options) -> Result<Row> {
+    let plan = &load.plan(options);
     let deadline = Deadline::after(Duration::from_secs(options.timeout));
     let socket = bind_bare()?;
     let address = socket.local_addr()?;
     let expected = plan.total();
     let receiver = thread::spawn(move || receive_bare(&socket, expected, QUIET));
-    let sent = send_datagrams(address, plan, deadline);
+    let sent = datagrams(load)(address, plan, deadline);
     let received = receiver.join().expect("the bare receiver does not panic")?;
     sent?;
     Ok(Row::from([
@@ -189,13 +206,18 @@ pub fn bare(plan: &Plan, options: &Options) -> Result<Row> {
     ]))
 }
 
-/// What every load that sends a lot has to tell.
-fn common(plan: &Plan, tally: &Tally, before: Usage, after: Usage) -> Row {
+/// How a load of datagrams is sent.
+fn datagrams(load: Load) -> fn(SocketAddr, &Plan, Deadline) -> Result<()> {
+    if load == Load::Udp10k { send_datagrams_of_many } else { send_datagrams }
+}
+
+/// What every load that sends a lot has to tell; `messages` is what the CPU time is spread over.
+pub fn common(messages: u64, tally: &Tally, before: Usage, after: Usage) -> Row {
     let cpu_seconds = (after.cpu - before.cpu).as_secs_f64();
     let mut row = Row::from([
         (Metric::Lost, tally.lost() as f64),
         (Metric::Repeated, tally.repeated as f64),
-        (Metric::CpuPerMillion, cpu_seconds * 1e6 / plan.total() as f64),
+        (Metric::CpuPerMillion, cpu_seconds * 1e6 / messages as f64),
         (Metric::RssPeakMb, after.rss_peak_bytes as f64 / 1e6),
         (Metric::WrittenMb, (after.written_bytes - before.written_bytes) as f64 / 1e6),
     ]);
@@ -211,6 +233,12 @@ fn standby_cpu(plan: &Plan, before: Option<Usage>, after: Option<Usage>) -> Opti
     Some((Metric::StandbyCpuPerMillion, cpu.as_secs_f64() * 1e6 / plan.total() as f64))
 }
 
-fn per_second(messages: u64, from_ns: u64, to_ns: u64) -> f64 {
+pub fn per_second(messages: u64, from_ns: u64, to_ns: u64) -> f64 {
     messages as f64 * 1e9 / to_ns.saturating_sub(from_ns).max(1) as f64
+}
+
+/// Some columns of a histogram; none if nothing was recorded.
+pub fn percentiles(latency: &Histogram, columns: &[(Metric, f64)]) -> Row {
+    let cell = |(metric, share): &(Metric, f64)| Some((*metric, latency.percentile_ns(*share)? as f64 / 1e6));
+    columns.iter().filter_map(cell).collect()
 }

@@ -3,10 +3,16 @@
 //! A bitmap over all messages of the load tells lost from repeated. The cost is kept at some 20 ns a message, because it
 //! is paid on the relay's cores: `memchr` for the line, 16 digits of the stamp, one bit; the clock is read once a read.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
 use crate::chunks::{CHUNK_EVENTS, Compressed};
 use crate::generator::Plan;
 use crate::measure::Histogram;
-use crate::message::{MESSAGE_BYTES, Stamp, read_sent_ns, read_stamp};
+use crate::message::{MESSAGE_BYTES, Stamp, read_sent_ns, read_stamp, until_stamp};
 
 /// What has arrived of a plan.
 #[derive(Clone)]
@@ -35,6 +41,21 @@ impl Tally {
 
     pub fn lost(&self) -> u64 {
         self.plan.total() - self.unique
+    }
+
+    /// Counts the lines of a file, text or JSON, in whose messages other fields may follow the stamp. Latencies would be
+    /// those of reading and are not recorded.
+    pub fn of_file(plan: Plan, path: &Path) -> Result<Tally> {
+        let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let mut tally = Tally::new(plan);
+        for line in BufReader::with_capacity(1 << 20, file).split(b'\n') {
+            let line = line.with_context(|| format!("reading {}", path.display()))?;
+            match read_stamp(until_stamp(&line)) {
+                Some(stamp) => drop(tally.take_stamp(stamp, 0)),
+                None => tally.foreign += 1,
+            }
+        }
+        Ok(tally)
     }
 
     /// Counts the lines in `bytes`; returns the length of what follows the last line end.
