@@ -63,29 +63,42 @@ impl Connections {
         (0..plan.streams).map(connect).collect::<Result<_>>().map(Connections)
     }
 
-    /// Sends the whole plan, round robin, and returns when the kernel has taken the last byte.
+    /// Sends the whole plan, round robin, and returns when the kernel has taken the last byte. What was sent before by a
+    /// part of the plan is not sent again.
     pub fn send(&mut self, plan: &Plan, deadline: Deadline) -> Result<()> {
+        self.send_while(plan, deadline, || true)
+    }
+
+    /// The same, but no new message is made when `wanted` has said no.
+    pub fn send_while(&mut self, plan: &Plan, deadline: Deadline, wanted: impl Fn() -> bool) -> Result<()> {
         precise_sleep()?;
         let start_ns = now_ns();
         let mut made = 0;
         loop {
             deadline.check("sending over TCP")?;
             let mut progress = false;
+            let is_wanted = wanted();
             for connection in &mut self.0 {
                 let (due, due_ns) = plan.due(start_ns, made);
-                if connection.is_flushed() {
+                if is_wanted && connection.is_flushed() {
                     let wanted = (due - made).min((plan.per_stream - connection.next).into());
                     made += connection.fill(wanted as usize, due_ns);
                 }
                 progress |= connection.flush()?;
             }
-            if made == plan.total() && self.0.iter().all(Connection::is_flushed) {
+            let is_done = |connection: &Connection| !is_wanted || connection.next == plan.per_stream;
+            if self.0.iter().all(|connection| connection.is_flushed() && is_done(connection)) {
                 return Ok(());
             }
             if !progress {
                 std::thread::sleep(TICK);
             }
         }
+    }
+
+    /// Messages made so far.
+    pub fn sent(&self) -> u64 {
+        self.0.iter().map(|connection| u64::from(connection.next)).sum()
     }
 
     /// Ends the streams and waits until the relay has closed each: it has then read everything.

@@ -5,6 +5,7 @@ use clap::ValueEnum;
 use crate::Options;
 use crate::chunks::CHUNK_EVENTS;
 use crate::generator::Plan;
+use crate::message::LINE_BYTES;
 use crate::relay::{Flow, Kind, Setup};
 use crate::run::IDLE;
 
@@ -31,6 +32,8 @@ pub enum Load {
     #[value(name = "rate1m")]
     Rate1m,
     Backlog,
+    BacklogLive,
+    FullJournal,
     Idle10k,
     Forward,
     ForwardGzip,
@@ -56,6 +59,12 @@ impl Load {
             Load::Latency | Load::Latency1ms => paced(10_000, options.seconds),
             Load::Rate100k => paced(100_000, options.seconds),
             Load::Rate1m => paced(1_000_000, options.seconds),
+            Load::FullJournal => unpaced(1, backlog_messages(options) + options.messages),
+            Load::BacklogLive => {
+                // What goes live before the second sink comes, and after it at most.
+                let live = options.live_rate * (options.seconds + options.live_seconds);
+                Plan { streams: 1, per_stream: backlog_messages(options) + live, rate: Some(options.live_rate) }
+            }
             Load::Idle10k => unpaced(10_000, 1),
             Load::Forward | Load::ForwardGzip => {
                 let per_stream = options.messages / FORWARD_STREAMS;
@@ -76,6 +85,7 @@ impl Load {
             Load::FileRaw => Setup { flow: Flow::File, ..syslog },
             Load::FileJson => Setup { flow: Flow::File, format: "json", ..syslog },
             Load::Latency1ms => Setup { commit_interval: "1ms", ..syslog },
+            Load::BacklogLive | Load::FullJournal => Setup { has_second_output: true, ..syslog },
             Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Setup { flow: Flow::Forward, ..syslog },
             _ => syslog,
         }
@@ -103,7 +113,8 @@ impl Load {
     }
 
     pub fn about(self, options: &Options) -> String {
-        let Options { messages, udp_rate, seconds, .. } = options;
+        let Options { messages, udp_rate, seconds, live_rate, .. } = options;
+        let backlog = backlog_messages(options);
         match self {
             Load::Tcp1 => format!("{messages} messages over one TCP connection, as fast as they are taken"),
             Load::Tcp1Rfc5424 => "the same as tcp1, parsed and sent on as RFC 5424 with the message's id".to_owned(),
@@ -119,12 +130,23 @@ impl Load {
             Load::Rate100k => format!("100000 messages a second over one TCP connection for {seconds} s"),
             Load::Rate1m => format!("1000000 messages a second over one TCP connection for {seconds} s"),
             Load::Backlog => format!("{messages} messages taken in while the sink refuses, restart, draining"),
+            Load::BacklogLive => {
+                format!(
+                    "{backlog} messages wait for a second sink; it comes while {live_rate} a second go to the first"
+                )
+            }
+            Load::FullJournal => format!("the same as tcp1 on {backlog} messages that wait for another output"),
             Load::Idle10k => format!("10000 TCP connections that have sent one message each, idle for {IDLE:?}"),
             Load::Forward => format!("{messages} events in acknowledged chunks of {CHUNK_EVENTS}, forward in and out"),
             Load::ForwardGzip => format!("the same, {messages} events in chunks compressed with gzip"),
             Load::ForwardPaced => format!("100000 events a second in acknowledged chunks for {seconds} s"),
         }
     }
+}
+
+/// Messages that wait for the second output of [`Load::BacklogLive`] and [`Load::FullJournal`].
+pub fn backlog_messages(options: &Options) -> u32 {
+    (options.backlog_bytes / LINE_BYTES as u64) as u32
 }
 
 fn paced(rate: u32, seconds: u32) -> Plan {

@@ -13,6 +13,7 @@
 //! Progress goes to stderr, the tables to stdout. Without `--bench`, which cargo adds, nothing is measured:
 //! `cargo test --all-targets` and nextest run bench targets too, and must not wait minutes for this one.
 
+mod backlog;
 mod chunks;
 mod datagrams;
 mod generator;
@@ -56,9 +57,18 @@ struct Options {
     /// Datagrams a second of udp and udp10k
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
     udp_rate: u32,
-    /// Duration of the paced loads
+    /// Duration of the paced loads, and of backlog-live before the second sink comes
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
     seconds: u32,
+    /// Bytes of messages that wait for the second output of backlog-live and full-journal; needs as much disk
+    #[arg(long, default_value_t = 2_000_000_000, value_parser = clap::value_parser!(u64).range(1_000_000..=24_000_000_000))]
+    backlog_bytes: u64,
+    /// Messages a second of backlog-live
+    #[arg(long, default_value_t = 500_000, value_parser = clap::value_parser!(u32).range(1..=2_000_000))]
+    live_rate: u32,
+    /// Longest time for the second sink of backlog-live to catch up; the load ends then
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=900))]
+    live_seconds: u32,
     /// Times that each row is measured; the tables show medians
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,

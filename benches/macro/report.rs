@@ -18,6 +18,8 @@ pub enum Metric {
     StartupMs,
     /// Messages a second at the sink, from the first one received to the last.
     DrainRate,
+    /// The same in bytes.
+    DrainMbRate,
     Lost,
     Repeated,
     Foreign,
@@ -31,6 +33,14 @@ pub enum Metric {
     P99Ms,
     P999Ms,
     MaxMs,
+    /// Of the live load before the second sink comes.
+    AloneP50Ms,
+    AloneP99Ms,
+    AloneMaxMs,
+    /// The same while the backlog goes to it.
+    DrainingP50Ms,
+    DrainingP99Ms,
+    DrainingMaxMs,
     /// From handing a chunk to the kernel to its acknowledgement.
     AckP50Ms,
     AckP99Ms,
@@ -48,6 +58,7 @@ impl Metric {
             Metric::IntakeRate => "intake msg/s",
             Metric::StartupMs => "start-up ms",
             Metric::DrainRate => "drain msg/s",
+            Metric::DrainMbRate => "drain MB/s",
             Metric::Lost => "lost",
             Metric::Repeated => "repeated",
             Metric::Foreign => "foreign lines",
@@ -58,6 +69,12 @@ impl Metric {
             Metric::P99Ms => "p99 ms",
             Metric::P999Ms => "p99.9 ms",
             Metric::MaxMs => "max ms",
+            Metric::AloneP50Ms => "before: p50 ms",
+            Metric::AloneP99Ms => "before: p99 ms",
+            Metric::AloneMaxMs => "before: max ms",
+            Metric::DrainingP50Ms => "draining: p50 ms",
+            Metric::DrainingP99Ms => "draining: p99 ms",
+            Metric::DrainingMaxMs => "draining: max ms",
             Metric::AckP50Ms => "ack p50 ms",
             Metric::AckP99Ms => "ack p99 ms",
             Metric::IdleCpuPercent => "idle CPU %",

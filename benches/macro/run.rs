@@ -57,6 +57,8 @@ fn measure_on(cable: Option<&Cable>, kind: Kind, load: Load, options: &Options) 
         }),
         Load::FileRaw | Load::FileJson => run.file(),
         Load::Backlog => run.backlog(),
+        Load::BacklogLive => run.backlog_live(),
+        Load::FullJournal => run.full_journal(),
         Load::Idle10k => run.idle(),
         Load::Forward | Load::ForwardPaced => run.forward(None),
         Load::ForwardGzip => run.forward(Some(Arc::new(Compressed::make(&run.plan)))),
@@ -137,28 +139,6 @@ impl Run<'_> {
         row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
         row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
         row.extend(percentiles(&senders.acknowledged, &[(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)]));
-        Ok(row)
-    }
-
-    /// The sink is not there until all is taken in and the relay was restarted with it.
-    fn backlog(&self) -> Result<Row> {
-        let mut relay = self.start_relay()?;
-        let before = relay.usage()?;
-        let mut connections = Connections::open(relay.address(), &self.plan, self.deadline)?;
-        let start_ns = now_ns();
-        connections.send(&self.plan, self.deadline)?;
-        connections.finish(self.deadline)?;
-        let taken_ns = now_ns();
-        let startup = relay.restart()?;
-
-        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
-        sink.wait(QUIET, self.deadline)?;
-        let after = relay.usage()?;
-        let tally = sink.close();
-        let mut row = common(self.plan.total(), &tally, before, after);
-        row.insert(Metric::IntakeRate, per_second(self.plan.total(), start_ns, taken_ns));
-        row.insert(Metric::StartupMs, startup.as_secs_f64() * 1e3);
-        row.insert(Metric::DrainRate, per_second(tally.unique, tally.first_ns, tally.last_ns));
         Ok(row)
     }
 

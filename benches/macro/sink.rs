@@ -16,7 +16,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, setsockopt,
 
 use crate::chunks::{Compressed, Taker};
 use crate::generator::Plan;
-use crate::measure::{Deadline, now_ns};
+use crate::measure::{Deadline, Histogram, now_ns};
 use crate::message::MESSAGE_BYTES;
 use crate::tally::Tally;
 
@@ -65,19 +65,40 @@ impl Sink {
         Ok(Sink { shared, acceptor: Some(acceptor) })
     }
 
-    /// Waits until all has come, or nothing new has for `quiet`: then the rest is lost.
+    /// Waits until all of the plan has come, or nothing new has for `quiet`: then the rest is lost.
     pub fn wait(&self, quiet: Duration, deadline: Deadline) -> Result<()> {
+        let total = self.shared.tally().total();
+        self.wait_for(total, quiet, deadline)
+    }
+
+    /// The same for the first `expected` messages of the plan.
+    pub fn wait_for(&self, expected: u64, quiet: Duration, deadline: Deadline) -> Result<()> {
         let since_ns = now_ns();
         loop {
             let (lost, last_ns) = {
                 let tally = self.shared.tally();
-                (tally.lost(), tally.last_ns.max(since_ns))
+                (expected.saturating_sub(tally.unique), tally.last_ns.max(since_ns))
             };
             if lost == 0 || now_ns().saturating_sub(last_ns) > quiet.as_nanos() as u64 {
                 return Ok(());
             }
             deadline.pause(Duration::from_millis(5), &format!("waiting for {lost} messages at the sink"))?;
         }
+    }
+
+    /// Different messages so far.
+    pub fn unique(&self) -> u64 {
+        self.shared.tally().unique
+    }
+
+    /// When the first message came; 0 before.
+    pub fn first_ns(&self) -> u64 {
+        self.shared.tally().first_ns
+    }
+
+    /// The latencies since it was opened, or since this was last asked.
+    pub fn take_latency(&self) -> Histogram {
+        std::mem::replace(&mut self.shared.tally().latency, Histogram::new())
     }
 
     /// Closes listener and connections; returns the count.

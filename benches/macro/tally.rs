@@ -39,8 +39,12 @@ impl Tally {
         Tally { plan, seen, unique: 0, repeated: 0, foreign: 0, first_ns: 0, last_ns: 0, latency: Histogram::new() }
     }
 
+    pub fn total(&self) -> u64 {
+        self.plan.total()
+    }
+
     pub fn lost(&self) -> u64 {
-        self.plan.total() - self.unique
+        self.total() - self.unique
     }
 
     /// Counts the lines of a file, text or JSON, in whose messages other fields may follow the stamp. Latencies would be

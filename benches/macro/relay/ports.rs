@@ -9,11 +9,13 @@ pub struct Ports {
     pub input: u16,
     /// Where it forwards to.
     pub sink: u16,
+    /// Where a second output goes.
+    pub second_sink: u16,
 }
 
 impl Ports {
     pub fn choose() -> Ports {
-        Ports { input: free_port(), sink: free_port() }
+        Ports { input: free_port(), sink: free_port(), second_sink: free_port() }
     }
 }
 

@@ -8,11 +8,14 @@ pub struct Setup {
     pub format: &'static str,
     /// Longest wait before `fdatasync`.
     pub commit_interval: &'static str,
+    /// Whether everything goes to another syslog output too, which has a sink of its own.
+    pub has_second_output: bool,
 }
 
 impl Setup {
     /// The one that every relay has. All others are twinlog's alone.
-    pub const SYSLOG: Setup = Setup { flow: Flow::Syslog, format: "raw", commit_interval: "10ms" };
+    pub const SYSLOG: Setup =
+        Setup { flow: Flow::Syslog, format: "raw", commit_interval: "10ms", has_second_output: false };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -47,7 +47,7 @@ listen = "127.0.0.1:{input}"
     }
 }
 
-fn outputs(dir: &Path, ports: Ports, Setup { flow, format, .. }: Setup) -> String {
+fn outputs(dir: &Path, ports: Ports, Setup { flow, format, has_second_output, .. }: Setup) -> String {
     let retry = r#"retry = { min = "200ms", max = "1s" }"#;
     let syslog = |name: &str, port: u16| {
         format!(
@@ -61,6 +61,7 @@ format = "{format}"
         )
     };
     match flow {
+        Flow::Syslog if has_second_output => syslog("sink", ports.sink) + &syslog("second", ports.second_sink),
         Flow::Syslog => syslog("sink", ports.sink),
         Flow::Forward => format!(
             r#"[[output.forward]]
