@@ -2,17 +2,19 @@
 //!
 //! Reading goes into memory that the worker's thread shares among its connections; frames that are whole there are
 //! looked at in place and copied once, into the batch. Only the begin of a frame is kept, in a vector that grows with what
-//! has arrived and not with what is claimed.
+//! has arrived and not with what is claimed. Half frames that were kept and put together again cost as much as the copy into
+//! the batch; so no more is read at once than ends with a frame, as far as that can be known or guessed.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::BufMut;
 use thiserror::Error;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use super::Settings;
 use super::budget::Share;
@@ -30,7 +32,9 @@ use crate::proto::forward::scan::{ScanError, Scanner, Step};
 /// with the begin of a frame, is smaller than one read of the journal's readers: a larger one is read twice.
 const READ_BYTES: usize = 512 * 1024;
 /// The begin of a frame up to this size is put before what is read next; a longer one is read on where it is.
-const BEGIN_BYTES: usize = 256 * 1024;
+const BEGIN_BYTES: usize = 32 * 1024;
+/// Bytes that are read beyond the known or likely end of a frame: what stands behind the entries.
+const MARGIN_BYTES: usize = 512;
 /// Size at which no further frame joins a batch. One that is larger makes a batch of its own.
 const TOGETHER_BYTES: usize = 4 * 1024 * 1024;
 /// Largest entries of a frame as they are journaled, in bytes: with one more batch's beginning they fit a batch.
@@ -151,6 +155,9 @@ pub(super) struct Frames<R> {
     /// The begin of a frame; if `unread`, also whole ones that were not looked at yet.
     rest: Vec<u8>,
     unread: bool,
+    /// Bytes that the frame at the start of `rest` has at least, and those that the last whole one had; 0 if not known.
+    needed: usize,
+    last: usize,
     /// Whether nothing came yet.
     silent: bool,
     /// What is known of the frame at the start of `rest`.
@@ -191,6 +198,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             scanner,
             rest,
             unread,
+            needed: 0,
+            last: 0,
             silent,
             verdict,
             mute: false,
@@ -221,10 +230,15 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         SHARED.with_borrow_mut(|Shared { bytes, accept }| {
             accept.set_inflated_bytes_max(self.settings.config.max_chunk.saturating_mul(INFLATED_TIMES));
             if !self.unread {
-                bytes.resize(BEGIN_BYTES + READ_BYTES, 0);
-                let mut room = ReadBuf::new(&mut bytes[BEGIN_BYTES..]);
-                let read = match ready!(Pin::new(&mut self.reader).poll_read(context, &mut room)) {
-                    Ok(()) => room.filled().len(),
+                let is_short = self.rest.len() <= BEGIN_BYTES;
+                let read = if is_short {
+                    bytes.resize(BEGIN_BYTES + READ_BYTES, 0);
+                    ready!(self.read(&mut bytes[BEGIN_BYTES..], context))
+                } else {
+                    ready!(self.read_on(context))
+                };
+                let read = match read {
+                    Ok(read) => read,
                     // Inside TLS: FIN without `close_notify`, as clients do it. Frames tell whether something is missing.
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
                     // A heartbeat inside TLS, closed with our session tickets unread.
@@ -239,14 +253,13 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                     return Poll::Ready(self.ended(end));
                 }
                 self.silent = false;
-                if self.rest.len() <= BEGIN_BYTES {
+                if is_short {
                     let begin = BEGIN_BYTES - self.rest.len();
                     bytes[begin..BEGIN_BYTES].copy_from_slice(&self.rest);
                     let (taken, consumed) = self.take(&bytes[begin..BEGIN_BYTES + read], accept);
                     self.keep(&bytes[begin + consumed..BEGIN_BYTES + read]);
                     return Poll::Ready(taken);
                 }
-                self.rest.extend_from_slice(&bytes[BEGIN_BYTES..BEGIN_BYTES + read]);
             }
             self.unread = false;
             let rest = std::mem::take(&mut self.rest);
@@ -259,6 +272,30 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             }
             Poll::Ready(taken)
         })
+    }
+
+    /// Reads apart from what was kept.
+    fn read(&mut self, room: &mut [u8], context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let want = self.want().min(room.len());
+        let mut room = ReadBuf::new(&mut room[..want]);
+        ready!(Pin::new(&mut self.reader).poll_read(context, &mut room))?;
+        Poll::Ready(Ok(room.filled().len()))
+    }
+
+    /// Reads behind what was kept, at most as much again.
+    fn read_on(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let want = self.want().min(self.rest.len());
+        self.rest.reserve(want);
+        let mut room = (&mut self.rest).limit(want);
+        pin!(self.reader.read_buf(&mut room)).poll(context)
+    }
+
+    /// Bytes to read: to the end of the frame that has begun, or as many frames as there is room for if they are like the last.
+    fn want(&self) -> usize {
+        let likely =
+            if (1..=READ_BYTES).contains(&self.last) { READ_BYTES / self.last * self.last } else { READ_BYTES };
+        let end = if self.needed > self.rest.len() && self.rest.len() > BEGIN_BYTES { self.needed } else { likely };
+        (end + MARGIN_BYTES).saturating_sub(self.rest.len()).clamp(MARGIN_BYTES, READ_BYTES)
     }
 
     fn ended(&mut self, end: End) -> Taken {
@@ -298,7 +335,14 @@ impl<R: AsyncRead + Unpin> Frames<R> {
 
     /// Takes the frame at the front of `bytes`, if it is whole, and says how long it is.
     fn take_one(&mut self, bytes: &[u8], accept: &mut Scratch, taken: &mut Taken) -> Result<Option<usize>, Closed> {
-        let Step::Complete(length) = self.scanner.scan(bytes)? else { return Ok(None) };
+        let length = match self.scanner.scan(bytes)? {
+            Step::Complete(length) => length,
+            Step::Incomplete { needed } => {
+                self.needed = needed;
+                return Ok(None);
+            }
+        };
+        (self.needed, self.last) = (0, length);
         let Request::Frame(frame) = Request::parse(&bytes[..length])? else { return Ok(Some(length)) };
         if self.mute && frame.option.chunk.is_some() {
             self.metrics.rejected.inc("leaving");
@@ -396,8 +440,10 @@ mod tests {
     use super::super::budget::Budget;
     use super::*;
     use crate::config::ForwardInput;
+    use crate::proto::batch::Stamp;
     use crate::proto::forward::compression::gzip;
     use crate::proto::forward::render::packed_forward;
+    use crate::proto::position::{Incarnation, Mark};
 
     fn frames<R: AsyncRead + Unpin>(reader: R) -> Frames<R> {
         let config = ForwardInput::new("apps".to_owned(), Vec::new());
@@ -424,6 +470,70 @@ mod tests {
             assert_eq!(frames.is_between_frames(), answers == 5000);
         }
         assert_eq!(reads, 5);
+    }
+
+    /// One event with a text of so many bytes.
+    fn entry(bytes: usize) -> Vec<u8> {
+        let length = u32::try_from(bytes).unwrap().to_be_bytes();
+        [&b"\x92\x01\x81\xa1a\xdb"[..], &length, &vec![b'x'; bytes]].concat()
+    }
+
+    #[tokio::test]
+    async fn of_frames_that_are_alike_no_more_is_read_than_ends_with_one() {
+        let mut stream = Vec::new();
+        (0..50).for_each(|_| packed_forward(&mut stream, b"t", &entry(200_000), 1, None));
+        let mut frames = frames(&stream[..]);
+        let (mut events, mut kept) = (0, Vec::new());
+        while events < 50 {
+            let taken = frames.next().await;
+            assert!(taken.end.is_none());
+            events += taken.batch.messages();
+            kept.push(frames.rest.len());
+        }
+        assert!(kept[0] > BEGIN_BYTES && kept[2..].iter().all(|kept| *kept <= MARGIN_BYTES), "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn every_frame_comes_out_whole_whatever_the_sizes_of_frames_and_reads() {
+        /// Gives what it likes.
+        struct Pieces(Vec<u8>, fastrand::Rng);
+
+        impl AsyncRead for Pieces {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                room: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let most = room.remaining().min(self.0.len());
+                let length = if self.1.bool() { most } else { self.1.usize(..=most).max(1).min(most) };
+                room.put_slice(&self.0[..length]);
+                self.0.drain(..length);
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        for seed in 0..20 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let (mut stream, mut expected) = (Vec::new(), Vec::new());
+            for _ in 0..30 {
+                let magnitude = rng.u32(4..21);
+                let length = rng.usize(..1 << magnitude);
+                packed_forward(&mut stream, b"t", &entry(length), 1, None);
+                expected.push(length);
+            }
+            let mut frames = frames(Pieces(stream, rng));
+            let mut found = Vec::new();
+            loop {
+                let taken = frames.next().await;
+                let batch = taken.batch.seal(Stamp { incarnation: Incarnation(1), node_hash: 0 }, Mark::default());
+                found.extend(batch.envelopes().map(|envelope| envelope.payload.len() - entry(0).len()));
+                if let Some(end) = taken.end {
+                    assert!(matches!(end, End::Stream));
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "seed {seed}");
+        }
     }
 
     #[tokio::test]
