@@ -468,7 +468,10 @@ fn a_newer_batch_at_the_end_is_refused_and_not_cut() {
     let name = sample.segments().pop().unwrap();
     let mut batch = world::batch(sample.end, &[b"from the future"]).bytes().to_vec();
     batch[4] = 2;
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&batch[..28]), &batch[32..]);
+    let crc = crc32c::crc32c_append(
+        crc32c::crc32c_append(crc32c::crc32c(&batch[batch::HEADER_LEN..]), &batch[..28]),
+        &batch[32..batch::HEADER_LEN],
+    );
     batch[28..32].copy_from_slice(&crc.to_le_bytes());
     files.get_mut(&name).unwrap().extend_from_slice(&batch);
     let storage = SimStorage::with_files(&files);

@@ -34,7 +34,10 @@ fn sealed(data: &[u8]) -> Vec<u8> {
     let body = (bytes.len() - HEADER_LEN) as u32;
     bytes[..4].copy_from_slice(&batch::MAGIC);
     bytes[8..12].copy_from_slice(&body.to_le_bytes());
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[..28]), &bytes[32..]);
+    let crc = crc32c::crc32c_append(
+        crc32c::crc32c_append(crc32c::crc32c(&bytes[HEADER_LEN..]), &bytes[..28]),
+        &bytes[32..HEADER_LEN],
+    );
     bytes[28..32].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
