@@ -146,9 +146,9 @@ impl Encoder {
                 out.push(b'\n');
             }
             Delimiter::OctetCount | Delimiter::LineFeed => {
-                let mut text = Vec::with_capacity(envelope.payload.len() + 256);
-                self.render(&message, envelope, &mut text);
-                self.frame(&text, out);
+                let start = out.len();
+                self.render(&message, envelope, out);
+                self.delimit(out, start);
             }
         }
         true
@@ -172,14 +172,30 @@ impl Encoder {
             (Format::Raw, Delimiter::Line) => event::line(out, &envelope.origin, entry),
             (_, Delimiter::Line | Delimiter::Datagram) => event::rfc5424(out, id, envelope, entry),
             (_, Delimiter::OctetCount | Delimiter::LineFeed) => {
-                let mut text = Vec::with_capacity(2 * entry.record.len() + 256);
-                event::rfc5424(&mut text, id, envelope, entry);
-                self.frame(&text, out);
+                let start = out.len();
+                event::rfc5424(out, id, envelope, entry);
+                self.delimit(out, start);
             }
         }
         if self.delimiter == Delimiter::Line {
             out.push(b'\n');
         }
+    }
+
+    /// Frames for a stream what was rendered from `start` on.
+    fn delimit(&self, out: &mut Vec<u8>, start: usize) {
+        let text = &out[start..];
+        if self.delimiter == Delimiter::LineFeed {
+            match memchr(b'\n', text) {
+                None => return out.push(b'\n'),
+                Some(at) if at + 1 == text.len() && at > 0 => return,
+                Some(_) => {}
+            }
+        }
+        let (length, end) = (text.len(), out.len());
+        write!(out, "{length} ").expect("a vector takes everything");
+        let before = out.len() - end;
+        out[start..].rotate_right(before);
     }
 
     fn frame(&self, payload: &[u8], out: &mut Vec<u8>) -> bool {
@@ -211,4 +227,26 @@ impl Encoder {
 fn octet_count(payload: &[u8], out: &mut Vec<u8>) {
     write!(out, "{} ", payload.len()).expect("a vector takes everything");
     out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::position::Incarnation;
+
+    #[test]
+    fn what_was_rendered_in_place_is_framed_as_what_was_received() {
+        for delimiter in [Delimiter::OctetCount, Delimiter::LineFeed] {
+            let journal = JournalId { node: "n".parse().unwrap(), incarnation: Incarnation(1) };
+            let encoder = Encoder { format: Format::Rfc5424, delimiter, journal, zones: Arc::default() };
+            for text in [&b"x"[..], b"two\nlines", b"a line\n", b"\n", &[b'x'; 12_345]] {
+                let (mut apart, mut in_place) = (b"before".to_vec(), b"before".to_vec());
+                assert!(encoder.frame(text, &mut apart));
+                let start = in_place.len();
+                in_place.extend_from_slice(text);
+                encoder.delimit(&mut in_place, start);
+                assert_eq!(in_place, apart, "{delimiter:?} {:?}", String::from_utf8_lossy(text));
+            }
+        }
+    }
 }

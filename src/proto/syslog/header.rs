@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use memchr::memchr;
 
-use super::message::{Context, Host, Message};
+use super::message::{Context, Host, Message, name_of};
 use super::notes::Notes;
 use super::timestamp::{self, Reading};
 
@@ -155,7 +155,7 @@ fn host_token(text: &[u8]) -> Option<(Cow<'_, str>, &[u8])> {
     if let Some(rest) = text.strip_prefix(b"Message forwarded from ") {
         let end = memchr(b' ', rest).unwrap_or(rest.len());
         let name = rest[..end].strip_suffix(b":").filter(|name| !name.is_empty())?;
-        return Some((String::from_utf8_lossy(name), skip_spaces(&rest[end..])));
+        return Some((name_of(name), skip_spaces(&rest[end..])));
     }
     let end = memchr(b' ', text).unwrap_or(text.len());
     let (token, rest) = text.split_at(end);
@@ -195,9 +195,9 @@ struct Tag<'a> {
 }
 
 fn set_tag<'a>(message: &mut Message<'a>, text: &'a [u8], tag: Tag<'a>) {
-    message.app = Some(String::from_utf8_lossy(tag.name));
+    message.app = Some(name_of(tag.name));
     if !tag.pid.is_empty() {
-        message.pid = Some(String::from_utf8_lossy(tag.pid));
+        message.pid = Some(name_of(tag.pid));
     }
     message.msg = text[tag.end..].strip_prefix(b" ").unwrap_or(&text[tag.end..]);
 }

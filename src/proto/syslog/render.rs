@@ -106,6 +106,10 @@ fn push_field(out: &mut Vec<u8>, text: &str, length_max: usize) {
     if text.is_empty() {
         return out.push(b'-');
     }
+    // Nearly every one; looked at whole, without a branch.
+    if text.len() <= length_max && text.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic()) {
+        return out.extend_from_slice(text.as_bytes());
+    }
     let field = text.chars().take(length_max);
     out.extend(field.map(|c| if c.is_ascii_graphic() { c as u8 } else { b'_' }));
 }
@@ -281,8 +285,12 @@ fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
 }
 
 fn push_hexadecimal(out: &mut Vec<u8>, value: u64) {
-    let digits = (u64::BITS - value.leading_zeros()).div_ceil(4).max(1);
-    out.extend((0..digits).rev().map(|digit| hexadecimal((value >> (4 * digit)) as u8 & 15)));
+    let digits = (u64::BITS - value.leading_zeros()).div_ceil(4).max(1) as usize;
+    let mut text = [0; 16];
+    for (place, digit) in text.iter_mut().rev().enumerate() {
+        *digit = hexadecimal((value >> (4 * place)) as u8 & 15);
+    }
+    out.extend_from_slice(&text[text.len() - digits..]);
 }
 
 /// The digit of `value`, which is below 16.

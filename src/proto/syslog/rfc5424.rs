@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use memchr::memchr;
 
-use super::message::{Format, Host, Message};
+use super::message::{Format, Host, Message, name_of};
 use super::notes::Notes;
 use super::structured_data::StructuredData;
 use super::timestamp;
@@ -79,7 +79,7 @@ fn token(text: &[u8]) -> (&[u8], &[u8]) {
 fn value(token: &[u8]) -> Option<Cow<'_, str>> {
     match token {
         b"" | b"-" => None,
-        _ => Some(String::from_utf8_lossy(token)),
+        _ => Some(name_of(token)),
     }
 }
 
