@@ -25,8 +25,8 @@ use super::accept::{Arrival, Begun, Counted, Door, Newcomer, Surroundings, accep
 use super::departure::{Due, Held, Passenger, Phase, State, Stay};
 use super::{Context, Control, now};
 use crate::config::SyslogInput;
-use crate::journal::Appender;
 use crate::journal::memory::Memory;
+use crate::journal::{Appender, Hand};
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
 use crate::proto::drain::LINGER;
@@ -145,8 +145,8 @@ impl Connection {
         loop {
             let idle = self.settings.idle_timeout.map(|idle| Instant::now() + idle);
             let until = closing.or(idle);
-            let taken = tokio::select! {
-                taken = poll_fn(|context| self.poll_take(context)) => taken,
+            let (taken, _hand) = tokio::select! {
+                read = self.read(&appender) => read,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     if closing.is_none() {
                         self.metrics.rejected.inc("idle_timeout");
@@ -268,7 +268,24 @@ impl Connection {
         })
     }
 
-    /// Reads once, when there is something to read, and takes the frames out.
+    /// Reads once, when there is something to read and a hand for it, and takes the frames out. Cancelling loses nothing.
+    async fn read<'a>(&mut self, appender: &'a Appender) -> (Taken, Hand<'a>) {
+        loop {
+            let hand = appender.hand().await;
+            let look = poll_fn(|context| match self.poll_take(context) {
+                Poll::Ready(taken) => Poll::Ready(Some(taken)),
+                Poll::Pending => Poll::Ready(None),
+            });
+            if let Some(taken) = look.await {
+                return (taken, hand);
+            }
+            drop(hand);
+            // Whatever is wrong with the socket, reading says.
+            let _ = self.stream.tcp().readable().await;
+        }
+    }
+
+    /// Reads once, if there is something to read, and takes the frames out.
     fn poll_take(&mut self, context: &mut task::Context<'_>) -> Poll<Taken> {
         SCRATCH.with_borrow_mut(|scratch| {
             let kept = self.prepare(scratch);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use thiserror::Error;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::Shared;
 use super::memory::Memory;
@@ -19,6 +19,9 @@ use crate::proto::position::{Mark, Position};
 
 /// Bytes that may wait for the disk; beyond, inputs wait.
 pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Connections that may hold what they have read at the same time, a read of 256 KiB each: with a full queue, thousands would
+/// hold more than the queue does.
+const HANDS: usize = 128;
 /// Bytes that are written before they are due: beyond, waiting longer saves nothing.
 pub(super) const WRITE_BYTES: usize = 1024 * 1024;
 
@@ -102,6 +105,7 @@ pub(super) struct Inbox {
     pub(super) queue: Mutex<Queue>,
     pub(super) bell: Condvar,
     pub(super) room: Semaphore,
+    hands: Semaphore,
     pub(super) memory: Arc<Memory>,
 }
 
@@ -115,7 +119,8 @@ impl Inbox {
             refused: None,
             give_up_at: None,
         };
-        Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room: Semaphore::new(QUEUE_BYTES), memory }
+        let (room, hands) = (Semaphore::new(QUEUE_BYTES), Semaphore::new(HANDS));
+        Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room, hands, memory }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -178,6 +183,13 @@ pub struct Appender {
     pub(super) shared: Arc<Shared>,
 }
 
+/// One of those who may hold what they have read and found no room for.
+#[derive(Debug)]
+pub struct Hand<'a>(
+    // Kept for its end; the semaphore is never closed.
+    #[expect(dead_code)] Option<SemaphorePermit<'a>>,
+);
+
 impl Appender {
     /// Queues a batch and returns where it ends. Waits while the queue is full: the caller stops reading meanwhile. The
     /// batch is kept only once [`durable`](Appender::durable) has reached the returned mark.
@@ -194,6 +206,11 @@ impl Appender {
             }
         }
         Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed))
+    }
+
+    /// The right to read, until what was read is appended: take it when there is something to read, or leave it to others.
+    pub async fn hand(&self) -> Hand<'_> {
+        Hand(self.shared.inbox.hands.acquire().await.ok())
     }
 
     /// Memory for batches to come.
