@@ -155,8 +155,9 @@ pub(super) struct Frames<R> {
     /// The begin of a frame; if `unread`, also whole ones that were not looked at yet.
     rest: Vec<u8>,
     unread: bool,
-    /// Bytes that the frame at the start of `rest` has at least, and those that the last whole one had; 0 if not known.
-    needed: usize,
+    /// Where the frame at the start of `rest` ends, or little before, if that is known.
+    end: Option<usize>,
+    /// Bytes that the last whole frame had; 0 before.
     last: usize,
     /// Whether nothing came yet.
     silent: bool,
@@ -198,7 +199,7 @@ impl<R: AsyncRead + Unpin> Frames<R> {
             scanner,
             rest,
             unread,
-            needed: 0,
+            end: None,
             last: 0,
             silent,
             verdict,
@@ -286,16 +287,19 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     fn read_on(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let want = self.want().min(self.rest.len());
         self.rest.reserve(want);
+        self.share.hold(self.rest.capacity());
         let mut room = (&mut self.rest).limit(want);
         pin!(self.reader.read_buf(&mut room)).poll(context)
     }
 
-    /// Bytes to read: to the end of the frame that has begun, or as many frames as there is room for if they are like the last.
+    /// Bytes to read: to the end of the frame that has begun, if that is known; else to the end of as many frames as there is
+    /// room for, if they are like the last; else as many as there is room for.
     fn want(&self) -> usize {
+        let begun = self.rest.len();
         let likely =
             if (1..=READ_BYTES).contains(&self.last) { READ_BYTES / self.last * self.last } else { READ_BYTES };
-        let end = if self.needed > self.rest.len() && self.rest.len() > BEGIN_BYTES { self.needed } else { likely };
-        (end + MARGIN_BYTES).saturating_sub(self.rest.len()).clamp(MARGIN_BYTES, READ_BYTES)
+        let end = self.end.filter(|_| begun > BEGIN_BYTES).or_else(|| (likely > begun).then_some(likely));
+        end.map_or(READ_BYTES, |end| (end + MARGIN_BYTES).saturating_sub(begun).clamp(MARGIN_BYTES, READ_BYTES))
     }
 
     fn ended(&mut self, end: End) -> Taken {
@@ -337,12 +341,12 @@ impl<R: AsyncRead + Unpin> Frames<R> {
     fn take_one(&mut self, bytes: &[u8], accept: &mut Scratch, taken: &mut Taken) -> Result<Option<usize>, Closed> {
         let length = match self.scanner.scan(bytes)? {
             Step::Complete(length) => length,
-            Step::Incomplete { needed } => {
-                self.needed = needed;
+            Step::Incomplete { needed, is_near } => {
+                self.end = is_near.then_some(needed);
                 return Ok(None);
             }
         };
-        (self.needed, self.last) = (0, length);
+        (self.end, self.last) = (None, length);
         let Request::Frame(frame) = Request::parse(&bytes[..length])? else { return Ok(Some(length)) };
         if self.mute && frame.option.chunk.is_some() {
             self.metrics.rejected.inc("leaving");
@@ -491,6 +495,43 @@ mod tests {
             kept.push(frames.rest.len());
         }
         assert!(kept[0] > BEGIN_BYTES && kept[2..].iter().all(|kept| *kept <= MARGIN_BYTES), "{kept:?}");
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_is_read_in_large_pieces_whether_or_not_it_says_where_it_ends() {
+        /// Gives all that is asked for, and counts how often.
+        struct Counting(Vec<u8>, usize);
+
+        impl AsyncRead for Counting {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                room: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let length = room.remaining().min(self.0.len());
+                room.put_slice(&self.0[..length]);
+                self.0.drain(..length);
+                self.1 += 1;
+                Poll::Ready(Ok(()))
+            }
+        }
+
+        let entries = entry(300).repeat(20_000);
+        let mut packed = Vec::new();
+        packed_forward(&mut packed, b"t", &entries, 20_000, None);
+        let listed = [b"\x92\xa1t\xdd", &20_000_u32.to_be_bytes()[..], &entries].concat();
+        for frame in [packed, listed] {
+            let length = frame.len();
+            let mut frames = frames(Counting(frame.repeat(3), 0));
+            let mut events = 0;
+            while events < 60_000 {
+                let taken = frames.next().await;
+                assert!(taken.end.is_none());
+                events += taken.batch.messages();
+            }
+            let reads = frames.reader.1;
+            assert!(reads <= 3 * length / READ_BYTES + 10, "{reads} reads of three frames of {length} bytes");
+        }
     }
 
     #[tokio::test]

@@ -44,6 +44,8 @@ pub enum Step {
     Incomplete {
         /// Bytes that it has at least: room that will be needed.
         needed: usize,
+        /// Whether it ends there or little behind: no more than the value at hand, which is cut, and one other are to come.
+        is_near: bool,
     },
 }
 
@@ -85,7 +87,8 @@ impl Scanner {
             self.walk.start(0);
             return Ok(Step::Complete(needed));
         }
-        Ok(Step::Incomplete { needed: needed.max(bytes.len() + 1) })
+        let is_near = self.walk.at > bytes.len() && self.walk.open <= 1;
+        Ok(Step::Incomplete { needed: needed.max(bytes.len() + 1), is_near })
     }
 }
 
@@ -314,7 +317,7 @@ mod tests {
             let followed = [&value[..], &[0xc1; 3]].concat();
             assert_eq!(scan(&followed), Ok(Step::Complete(value.len())), "{value:02x?}");
             for end in 0..value.len() {
-                let Ok(Step::Incomplete { needed }) = scan(&value[..end]) else { panic!("{value:02x?} to {end}") };
+                let Ok(Step::Incomplete { needed, .. }) = scan(&value[..end]) else { panic!("{value:02x?} to {end}") };
                 assert!(needed > end && needed <= value.len(), "{value:02x?} to {end}: {needed}");
             }
         }
