@@ -17,16 +17,16 @@ use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{SemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::accept::{Arrival, Begun, Counted, Door, Newcomer, Surroundings, accept, follow, shake_hands};
 use super::departure::{Due, Held, Passenger, Phase, State, Stay};
 use super::{Context, Control, now};
 use crate::config::SyslogInput;
+use crate::journal::Appender;
 use crate::journal::memory::Memory;
-use crate::journal::{Appender, Hand};
 use crate::metrics::{InputMetrics, Received};
 use crate::proto::batch::{BATCH_BYTES, BatchBuilder};
 use crate::proto::drain::LINGER;
@@ -141,26 +141,15 @@ enum Next {
 
 impl Connection {
     async fn run(mut self, appender: Appender, mut stay: Stay<SyslogInput>, grace: Duration) {
-        let mut closing = None;
+        let mut closing: Option<Instant> = None;
         loop {
-            let idle = self.settings.idle_timeout.map(|idle| Instant::now() + idle);
-            let until = closing.or(idle);
+            // Nobody is idle whom we let wait for a hand.
+            let idle_timeout = self.settings.idle_timeout.filter(|_| closing.is_none());
             let (taken, _hand) = tokio::select! {
-                read = self.read(&appender) => read,
-                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                    if closing.is_none() {
-                        self.metrics.rejected.inc("idle_timeout");
-                    } else {
-                        self.counted.cut();
-                    }
-                    // A line whose end never came was taken all the same: our kernel has acknowledged it.
-                    let rest = std::mem::take(&mut self.rest);
-                    let batch = self.finish(&rest);
-                    if !batch.is_empty() {
-                        // Refused: there is nothing to close any more that could tell the sender.
-                        let _ = appender.append(batch).await;
-                    }
-                    break;
+                (taken, hand) = self.read(&appender, idle_timeout) => (taken, Some(hand)),
+                () = sleep_until(closing.unwrap_or_else(Instant::now)), if closing.is_some() => {
+                    self.counted.cut();
+                    (self.give_up(), None)
                 }
                 due = stay.due(), if closing.is_none() => {
                     let next = if due == Due::Hold { self.hold(&appender).await } else { Next::End };
@@ -268,8 +257,9 @@ impl Connection {
         })
     }
 
-    /// Reads once, when there is something to read and a hand for it, and takes the frames out. Cancelling loses nothing.
-    async fn read<'a>(&mut self, appender: &'a Appender) -> (Taken, Hand<'a>) {
+    /// Reads once, when there is something to read and a hand for it, and takes the frames out; or gives the sender up, if it
+    /// is silent for so long. Cancelling loses nothing.
+    async fn read<'a>(&mut self, appender: &'a Appender, idle: Option<Duration>) -> (Taken, SemaphorePermit<'a>) {
         loop {
             let hand = appender.hand().await;
             let look = poll_fn(|context| match self.poll_take(context) {
@@ -281,8 +271,26 @@ impl Connection {
             }
             drop(hand);
             // Whatever is wrong with the socket, reading says.
-            let _ = self.stream.tcp().readable().await;
+            let readable = self.stream.tcp().readable();
+            let is_silent = match idle {
+                Some(idle) => timeout(idle, readable).await.is_err(),
+                None => {
+                    let _ = readable.await;
+                    false
+                }
+            };
+            if is_silent {
+                let hand = appender.hand().await;
+                self.metrics.rejected.inc("idle_timeout");
+                return (self.give_up(), hand);
+            }
         }
+    }
+
+    /// A line whose end never came is taken all the same: our kernel has acknowledged it.
+    fn give_up(&mut self) -> Taken {
+        let rest = std::mem::take(&mut self.rest);
+        Taken::Last(self.finish(&rest))
     }
 
     /// Reads once, if there is something to read, and takes the frames out.

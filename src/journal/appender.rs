@@ -183,13 +183,6 @@ pub struct Appender {
     pub(super) shared: Arc<Shared>,
 }
 
-/// One of those who may hold what they have read and found no room for.
-#[derive(Debug)]
-pub struct Hand<'a>(
-    // Kept for its end; the semaphore is never closed.
-    #[expect(dead_code)] Option<SemaphorePermit<'a>>,
-);
-
 impl Appender {
     /// Queues a batch and returns where it ends. Waits while the queue is full: the caller stops reading meanwhile. The
     /// batch is kept only once [`durable`](Appender::durable) has reached the returned mark.
@@ -209,8 +202,11 @@ impl Appender {
     }
 
     /// The right to read, until what was read is appended: take it when there is something to read, or leave it to others.
-    pub async fn hand(&self) -> Hand<'_> {
-        Hand(self.shared.inbox.hands.acquire().await.ok())
+    ///
+    /// # Panics
+    /// Never: nobody closes the semaphore.
+    pub async fn hand(&self) -> SemaphorePermit<'_> {
+        self.shared.inbox.hands.acquire().await.expect("nobody closes the semaphore")
     }
 
     /// Memory for batches to come.

@@ -39,7 +39,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::watch;
 
-pub use appender::{Appender, Hand, Refused};
+pub use appender::{Appender, Refused};
 pub use cursors::Cursor;
 pub use reader::{Read, Reader, SkipCause};
 pub use recovery::{Finding, OpenError};
