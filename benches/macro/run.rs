@@ -87,13 +87,23 @@ impl Run<'_> {
         Relay::start(self.kind, self.ports, self.load.setup(), &self.options.dir, self.cable)
     }
 
-    /// Everything is up, `send` sends, the sink counts. `send` returns when it began, and connections that stay open
-    /// until all has arrived.
+    /// Messages in, messages out. `send` returns when it began, and connections that stay open until all has arrived.
     fn stream(&self, send: impl FnOnce(SocketAddr) -> Result<(u64, Option<Connections>)>) -> Result<Row> {
-        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Syslog)?;
+        let (mut row, tally, _open) = self.through(Dialect::Syslog, send)?;
+        row.extend(percentiles(&tally.latency, &LATENCIES));
+        Ok(row)
+    }
+
+    /// Everything is up, `send` sends, the sink counts. `send` returns when it began, and what lives until all has arrived.
+    fn through<T>(
+        &self,
+        dialect: Dialect,
+        send: impl FnOnce(SocketAddr) -> Result<(u64, T)>,
+    ) -> Result<(Row, Tally, T)> {
+        let sink = Sink::open(self.ports.sink, self.plan, dialect)?;
         let relay = self.start_relay()?;
         let (before, standby) = (relay.usage()?, relay.standby_usage()?);
-        let (start_ns, _open) = send(relay.address())?;
+        let (start_ns, open) = send(relay.address())?;
         sink.wait(QUIET, self.deadline)?;
         let mirrored_ns = relay.wait_until_mirrored(self.deadline)?;
         let after = relay.usage()?;
@@ -102,8 +112,7 @@ impl Run<'_> {
         let mut row = common(self.plan.total(), &tally, before, after);
         row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
         row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
-        row.extend(percentiles(&tally.latency, &LATENCIES));
-        Ok(row)
+        Ok((row, tally, open))
     }
 
     /// Syslog in, a file out.
@@ -124,20 +133,12 @@ impl Run<'_> {
 
     /// Chunks in, chunks out, both acknowledged.
     fn forward(&self, compressed: Option<Arc<Compressed>>) -> Result<Row> {
-        let sink = Sink::open(self.ports.sink, self.plan, Dialect::Forward(compressed.clone()))?;
-        let relay = self.start_relay()?;
-        let mut senders = Senders::open(relay.address(), &self.plan, compressed.as_deref())?;
-        let (before, standby) = (relay.usage()?, relay.standby_usage()?);
-        let start_ns = now_ns();
-        senders.send(&self.plan, self.deadline)?;
-        sink.wait(QUIET, self.deadline)?;
-        let mirrored_ns = relay.wait_until_mirrored(self.deadline)?;
-        let after = relay.usage()?;
-
-        let tally = sink.close();
-        let mut row = common(self.plan.total(), &tally, before, after);
-        row.extend(standby_cpu(&self.plan, standby, relay.standby_usage()?));
-        row.insert(Metric::Rate, per_second(tally.unique, start_ns, tally.last_ns.max(mirrored_ns)));
+        let (mut row, _, senders) = self.through(Dialect::Forward(compressed.clone()), |relay| {
+            let mut senders = Senders::open(relay, &self.plan, compressed.as_deref())?;
+            let start_ns = now_ns();
+            senders.send(&self.plan, self.deadline)?;
+            Ok((start_ns, senders))
+        })?;
         row.extend(percentiles(&senders.acknowledged, &[(Metric::AckP50Ms, 0.5), (Metric::AckP99Ms, 0.99)]));
         Ok(row)
     }
