@@ -187,7 +187,7 @@ fn frames_of_reads<'a>(stream: &'a [u8], ends: &[usize]) -> Vec<&'a [u8]> {
                     frames.push(&stream[start..start + length]);
                     start += length;
                 }
-                Step::Incomplete { needed } => {
+                Step::Incomplete { needed, .. } => {
                     assert!(needed > end - start && start + needed <= stream.len());
                     break;
                 }

@@ -255,7 +255,7 @@ impl Taker {
         let mut at = 0;
         loop {
             match self.0.scan(&bytes[at..])? {
-                Step::Incomplete { needed } => return Ok((at, needed)),
+                Step::Incomplete { needed, .. } => return Ok((at, needed)),
                 Step::Complete(length) => {
                     let (entries, chunk) = take_apart(&bytes[at..at + length])?;
                     count(entries);

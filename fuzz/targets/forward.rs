@@ -43,7 +43,7 @@ fn cut(stream: &[u8], size: usize) -> (Vec<usize>, bool) {
                         break;
                     }
                 }
-                Ok(Step::Incomplete { needed }) => {
+                Ok(Step::Incomplete { needed, .. }) => {
                     assert!(needed > end - at && needed <= MAX_CHUNK.max(end - at + 1));
                     break;
                 }
