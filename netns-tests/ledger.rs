@@ -105,6 +105,11 @@ impl Ledger {
         book.get(name).map_or(0, |seen| seen.iter().filter(|seen| seen.times > 0).count())
     }
 
+    pub fn has(&self, name: &str, number: u64) -> bool {
+        let book = self.book.lock().unwrap();
+        book.get(name).and_then(|seen| seen.get(number as usize)).is_some_and(|seen| seen.times > 0)
+    }
+
     #[track_caller]
     pub fn wait_for_within(&self, name: &str, count: usize, seconds: u64) {
         let deadline = Instant::now() + Duration::from_secs(seconds);

@@ -23,6 +23,8 @@ pub struct Sent {
     pub lines: u64,
     /// Connections that were reset or closed, as their clients saw it.
     pub broken: Vec<String>,
+    /// The last line of each other connection, by number.
+    pub last: Vec<u64>,
 }
 
 struct Connection {
@@ -37,6 +39,10 @@ struct Connection {
 impl Lines {
     /// Over both families in turn.
     pub fn start(host: &Host, connections: usize, per_second: u32) -> Lines {
+        Lines::named(host, "tcp", connections, per_second)
+    }
+
+    pub fn named(host: &Host, name: &'static str, connections: usize, per_second: u32) -> Lines {
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let connect = |at: usize| {
@@ -52,7 +58,7 @@ impl Lines {
                 let due = (begin.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
                 while sent.lines < due {
                     let at = sent.lines as usize % connections.len();
-                    connections[at].say(sent.lines);
+                    connections[at].say(name, sent.lines);
                     sent.lines += 1;
                 }
                 connections.iter_mut().for_each(|connection| connection.go_on(&mut sent.broken));
@@ -67,6 +73,9 @@ impl Lines {
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
+            let count = connections.len() as u64;
+            let lasting = connections.iter().zip(0..count).filter(|(connection, _)| !connection.is_broken);
+            sent.last = lasting.map(|(_, at)| (sent.lines - 1 - at) / count * count + at).collect();
             sent
         });
         Lines { stop, thread }
@@ -80,8 +89,8 @@ impl Lines {
 }
 
 impl Connection {
-    fn say(&mut self, number: u64) {
-        let line = format!("<13>1 - - app - - - event-tcp-{number}\n");
+    fn say(&mut self, name: &str, number: u64) {
+        let line = format!("<13>1 - - app - - - event-{name}-{number}\n");
         self.unsent.append(&mut self.rest);
         let now = if number.is_multiple_of(3) { line.len() / 2 } else { line.len() };
         self.unsent.extend_from_slice(&line.as_bytes()[..now]);

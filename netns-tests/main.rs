@@ -37,5 +37,7 @@ mod mirror;
 mod oddities;
 mod pair;
 mod rounds;
+mod rsyslog;
 mod switch;
 mod timing;
+mod tls;

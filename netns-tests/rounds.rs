@@ -3,95 +3,30 @@
 //!
 //! The long runs are `netns-tests/rounds.sh`; the gate has two rounds.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::{Ipv4Addr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use tempfile::TempDir;
 
-use super::aggregators::{Aggregator, Client, Datagrams, pair};
-use super::lab::{Host, Program, Switch, VIP_V4, wait_until};
+use super::aggregators::{Aggregator, Client, Datagrams, pair, said};
+use super::lab::{Switch, VIP_V4, wait_until};
 use super::ledger::{Account, Ledger};
 use super::lines::Lines;
+use super::rsyslog::Rsyslog;
 
+const CONNECTIONS: usize = 20;
 const RELP: &str = "[[input.relp]]\nname = \"relp\"\nlisten = \":2514\"\n";
-const RELP_PORT: u16 = 2514;
-/// Where rsyslog hears what it forwards.
-const LOCAL_PORT: u16 = 5140;
+
+/// The actions of an rsyslog that forwards by omfwd and by omrelp.
+fn plain_and_relp() -> [String; 2] {
+    [
+        format!("type=\"omfwd\" target=\"{VIP_V4}\" port=\"1514\" protocol=\"tcp\""),
+        format!("type=\"omrelp\" target=\"{VIP_V4}\" port=\"2514\" timeout=\"10\""),
+    ]
+}
 
 fn rounds(usual: usize) -> usize {
     std::env::var("TWINLOG_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
-}
-
-/// A device's rsyslog: what comes to its local port leaves by omfwd or omrelp, as it came.
-struct Rsyslog {
-    _program: Program,
-    _directory: TempDir,
-    stop: Arc<AtomicBool>,
-    feeders: Vec<JoinHandle<u64>>,
-}
-
-impl Rsyslog {
-    /// Sends so many lines a second by each of the two.
-    fn start(host: &Host, per_second: u32) -> Rsyslog {
-        let directory = TempDir::with_prefix("rsyslog-").unwrap();
-        let mut config = String::from(
-            "module(load=\"imptcp\")\nmodule(load=\"omrelp\")\ntemplate(name=\"raw\" type=\"string\" string=\"%rawmsg%\\n\")\n",
-        );
-        for (at, action) in [
-            format!("type=\"omfwd\" target=\"{VIP_V4}\" port=\"1514\" protocol=\"tcp\""),
-            format!("type=\"omrelp\" target=\"{VIP_V4}\" port=\"{RELP_PORT}\" timeout=\"10\""),
-        ]
-        .iter()
-        .enumerate()
-        {
-            let port = LOCAL_PORT + at as u16;
-            write!(
-                config,
-                "input(type=\"imptcp\" port=\"{port}\" ruleset=\"r{at}\")\nruleset(name=\"r{at}\") {{ action({action} template=\"raw\" \
-                 queue.type=\"LinkedList\" queue.size=\"200000\" action.resumeRetryCount=\"-1\" action.resumeInterval=\"1\") }}\n"
-            )
-            .unwrap();
-        }
-        let file = directory.path().join("rsyslog.conf");
-        std::fs::write(&file, config).unwrap();
-        let (file, pid) = (file.display().to_string(), directory.path().join("pid").display().to_string());
-        let program = host.start("rsyslogd", ["-n", "-f", &file, "-i", &pid]);
-        let stop = Arc::new(AtomicBool::new(false));
-        let feeders = [("omfwd", LOCAL_PORT), ("omrelp", LOCAL_PORT + 1)].map(|(name, port)| {
-            let connect = || TcpStream::connect((Ipv4Addr::LOCALHOST, port));
-            wait_until("rsyslog listens", || host.visit(|| connect().is_ok()));
-            let mut stream = host.visit(connect).unwrap();
-            let stopping = stop.clone();
-            std::thread::spawn(move || {
-                let (begin, mut sent) = (Instant::now(), 0);
-                while !stopping.load(Ordering::SeqCst) {
-                    let due = (begin.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
-                    let mut lines = String::new();
-                    while sent < due {
-                        writeln!(lines, "<13>1 - - app - - - event-{name}-{sent}").unwrap();
-                        sent += 1;
-                    }
-                    stream.write_all(lines.as_bytes()).unwrap();
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                sent
-            })
-        });
-        Rsyslog { _program: program, _directory: directory, stop, feeders: feeders.into() }
-    }
-
-    /// Stops feeding; how many lines were sent by omfwd and by omrelp.
-    fn stop(&mut self) -> [u64; 2] {
-        self.stop.store(true, Ordering::SeqCst);
-        let mut sent = self.feeders.drain(..).map(|feeder| feeder.join().unwrap());
-        [sent.next().unwrap(), sent.next().unwrap()]
-    }
 }
 
 /// Moves everything there and back, round after round.
@@ -100,7 +35,7 @@ fn drains(rounds: usize, connections: usize, datagrams: u32, lines: u32) {
     let (a, b, c, d) = (switch.host("a"), switch.host("b"), switch.host("c"), switch.host("d"));
     let ledger = Ledger::start(&c);
     let nodes = pair([&a, &b], RELP);
-    let mut rsyslog = Rsyslog::start(&d, lines / 10);
+    let mut rsyslog = Rsyslog::start(&d, "", &plain_and_relp(), lines / 8);
     let clients = [Client::start(&d, VIP_V4.into(), "one"), Client::start(&d, VIP_V4.into(), "two")];
     let datagrams = Datagrams::start(&d, datagrams);
     let tcp = Lines::start(&d, connections, lines);
@@ -131,8 +66,8 @@ fn drains(rounds: usize, connections: usize, datagrams: u32, lines: u32) {
     let senders = [
         ("udp", udp),
         ("tcp", sent.lines),
-        ("omfwd", by_rsyslog[0]),
-        ("omrelp", by_rsyslog[1]),
+        ("rsyslog0", by_rsyslog[0]),
+        ("rsyslog1", by_rsyslog[1]),
         ("one", one),
         ("two", two),
     ];
@@ -173,7 +108,7 @@ fn daemons_are_killed_round_after_round() {
     let (a, b, c, d) = (switch.host("a"), switch.host("b"), switch.host("c"), switch.host("d"));
     let ledger = Ledger::start(&c);
     let mut nodes = pair([&a, &b], RELP);
-    let mut rsyslog = Rsyslog::start(&d, 500);
+    let mut rsyslog = Rsyslog::start(&d, "", &plain_and_relp(), 500);
     let clients = [Client::start(&d, VIP_V4.into(), "one"), Client::start(&d, VIP_V4.into(), "two")];
     let mut silences = Vec::new();
     let (mut lost, mut sent) = (0, 0);
@@ -194,16 +129,76 @@ fn daemons_are_killed_round_after_round() {
         nodes[killed].restart();
     }
     let [one, two] = clients.map(Client::stop);
-    let [omfwd, omrelp] = rsyslog.stop();
+    let by_rsyslog = rsyslog.stop();
     silences.sort_by(f64::total_cmp);
     println!("silence: median {:.1} ms, longest {:.1} ms", silences[silences.len() / 2], silences[silences.len() - 1]);
     println!("{lost} of {sent} datagrams lost");
-    for (name, count) in [("omfwd", omfwd), ("omrelp", omrelp), ("one", one), ("two", two)] {
+    for (name, count) in [("rsyslog0", by_rsyslog[0]), ("rsyslog1", by_rsyslog[1]), ("one", one), ("two", two)] {
         let account = ledger.account(name, count);
         println!("{name}: {count} sent or acknowledged, {account:?}");
-        assert!(account.lost == 0 || name == "omfwd", "{name} is acknowledged");
+        assert!(account.lost == 0 || name == "rsyslog0", "{name} is acknowledged");
     }
     nodes.iter().for_each(|node| assert_eq!(node.ask(&["await", "synced", "--timeout", "30s"]).0, Some(0)));
+}
+
+/// One of the two dies at some moment of a drain, while connections move; the other goes on with what it has.
+fn deaths_in_the_middle_of_a_move(rounds: usize) {
+    let switch = Switch::new();
+    let (a, b, c, d) = (switch.host("a"), switch.host("b"), switch.host("c"), switch.host("d"));
+    let ledger = Ledger::start(&c);
+    let mut nodes = pair([&a, &b], "");
+    let client = Client::start(&d, VIP_V4.into(), "one");
+    let bin = TempDir::with_prefix("twinlog-").unwrap();
+    for round in 0..rounds {
+        nodes.iter().for_each(|node| assert_eq!(node.ask(&["await", "synced", "--timeout", "30s"]).0, Some(0)));
+        let from = nodes.iter().position(Aggregator::is_active).unwrap();
+        let name: &'static str = format!("move{round}").leak();
+        let lines = Lines::named(&d, name, CONNECTIONS, 2_000);
+        client.wait_for_more(50);
+        let drain = nodes[from].begin_to_ask(&["drain"], bin.path());
+        // It takes 40 to 90 ms from the command's start to the last connection's.
+        let after = Duration::from_millis((round * 100 / rounds) as u64);
+        std::thread::sleep(after);
+        let victim = if round % 2 == 0 { from } else { 1 - from };
+        kill_the_daemon(&mut nodes[victim]);
+        let (_, said) = said(drain.wait_with_output().unwrap());
+        client.wait_for_more(50);
+        nodes[victim].restart();
+        nodes.iter().for_each(|node| assert_eq!(node.ask(&["await", "synced", "--timeout", "30s"]).0, Some(0)));
+        // It had drained before it, or the peer came back in time for it to go on.
+        nodes.iter().for_each(|node| drop(node.ask(&["undrain"])));
+        wait_until("one is active", || nodes.iter().filter(|node| node.is_active()).count() == 1);
+        let sent = lines.stop();
+        for last in &sent.last {
+            wait_until("what goes on is heard", || ledger.has(name, *last));
+        }
+        let account = ledger.account(name, sent.lines);
+        let who = if victim == from { "giver" } else { "taker" };
+        println!(
+            "round {round}: the {who} killed after {} ms: {} of {CONNECTIONS} connections go on, {} of {} lines lost; {}",
+            after.as_millis(),
+            sent.last.len(),
+            account.lost,
+            sent.lines,
+            said.lines().last().unwrap_or_default()
+        );
+        assert_eq!(account.resent, 0, "no line is taken twice");
+    }
+    let acknowledged = client.stop();
+    let account = ledger.account("one", acknowledged);
+    println!("{acknowledged} events acknowledged, {account:?}");
+    assert_eq!(account.lost, 0);
+}
+
+#[test]
+fn a_node_that_dies_in_the_middle_of_a_move_costs_nothing_acknowledged() {
+    deaths_in_the_middle_of_a_move(6);
+}
+
+#[test]
+#[ignore = "forty rounds, four minutes: netns-tests/rounds.sh"]
+fn nodes_die_at_every_moment_of_a_move() {
+    deaths_in_the_middle_of_a_move(2 * rounds(20));
 }
 
 #[test]

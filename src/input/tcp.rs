@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::task::{self, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{SemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -157,9 +156,8 @@ impl Connection {
                         Next::On => {}
                         Next::Over => break,
                         Next::End => {
-                            // Our FIN, after `close_notify` inside TLS, asks the sender to go elsewhere; what it still
-                            // sends is read until its own FIN.
-                            let _ = self.stream.shutdown().await;
+                            // Our FIN asks the sender to go elsewhere; what it still sends is read until its own.
+                            let _ = self.stream.half_close().await;
                             closing = Some(Instant::now() + grace);
                         }
                     }
@@ -260,29 +258,26 @@ impl Connection {
     /// Reads once, when there is something to read and a hand for it, and takes the frames out; or gives the sender up, if it
     /// is silent for so long. Cancelling loses nothing.
     async fn read<'a>(&mut self, appender: &'a Appender, idle: Option<Duration>) -> (Taken, SemaphorePermit<'a>) {
+        let mut is_silent = false;
         loop {
             let hand = appender.hand().await;
             let look = poll_fn(|context| match self.poll_take(context) {
                 Poll::Ready(taken) => Poll::Ready(Some(taken)),
                 Poll::Pending => Poll::Ready(None),
             });
-            if let Some(taken) = look.await {
-                return (taken, hand);
+            match look.await {
+                Some(taken) => return (taken, hand),
+                None if is_silent => {
+                    self.metrics.rejected.inc("idle_timeout");
+                    return (self.give_up(), hand);
+                }
+                None => drop(hand),
             }
-            drop(hand);
             // Whatever is wrong with the socket, reading says.
             let readable = self.stream.tcp().readable();
-            let is_silent = match idle {
-                Some(idle) => timeout(idle, readable).await.is_err(),
-                None => {
-                    let _ = readable.await;
-                    false
-                }
-            };
-            if is_silent {
-                let hand = appender.hand().await;
-                self.metrics.rejected.inc("idle_timeout");
-                return (self.give_up(), hand);
+            match idle {
+                Some(idle) => is_silent = timeout(idle, readable).await.is_err(),
+                None => drop(readable.await),
             }
         }
     }

@@ -90,10 +90,9 @@ fn server_config(settings: &TlsServer) -> Result<Arc<ServerConfig>, TlsError> {
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3");
     let roots = settings.ca_file.as_ref().filter(|_| settings.client_auth != ClientAuth::Off);
+    let resolver = Arc::new(SingleCertAndKey::from(identity));
     let Some(ca_file) = roots else {
-        return Ok(Arc::new(
-            builder.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(identity))),
-        ));
+        return Ok(quiet(builder.with_no_client_auth().with_cert_resolver(resolver)));
     };
     let verifier = WebPkiClientVerifier::builder_with_provider(files::roots(ca_file)?, provider());
     let verifier = match settings.client_auth {
@@ -102,6 +101,13 @@ fn server_config(settings: &TlsServer) -> Result<Arc<ServerConfig>, TlsError> {
     };
     let verifier = verifier.build();
     let verifier = verifier.map_err(|error| TlsError::new("ca_file", ca_file, Problem::Unusable(error.to_string())))?;
-    let resolver = Arc::new(SingleCertAndKey::from(identity));
-    Ok(Arc::new(builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver)))
+    Ok(quiet(builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver)))
+}
+
+/// Without session tickets, which the senders of one-way protocols never read: a socket that is closed with something unread is
+/// reset and what it had to send is thrown away (OpenSSL's issue 10880), and rsyslog, which looks for an end by `MSG_PEEK`,
+/// sees the ticket in front of it for ever. Sessions of TLS 1.2 are resumed all the same.
+fn quiet(mut config: ServerConfig) -> Arc<ServerConfig> {
+    config.send_tls13_tickets = 0;
+    Arc::new(config)
 }

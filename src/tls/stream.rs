@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -46,6 +46,21 @@ impl Stream {
         let Stream::Tls(stream) = self else { return None };
         let certificate = stream.get_ref().1.peer_certificates()?.first()?;
         Facts::of(certificate).ok()?.name()
+    }
+
+    /// Says by FIN alone that nothing more is written; reading goes on until the peer says its own end.
+    ///
+    /// For peers that only send. `close_notify`, which RFC 5425, 4.4 wants before it, is a record that they do not read, and
+    /// rsyslog does not see the FIN behind it (its issue 1503): it goes on sending until it is cut off, and loses what its
+    /// kernel holds. Nothing can be cut short here that the peer would have read.
+    ///
+    /// # Errors
+    /// As the socket's.
+    pub async fn half_close(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Plain(tcp) => tcp.shutdown().await,
+            Stream::Tls(stream) => stream.get_mut().0.shutdown().await,
+        }
     }
 
     /// Reads what is there, until `buffer` is full or nothing more is there: a TLS record at most would be a batch for

@@ -87,6 +87,40 @@ to = "tcp://127.0.0.1:{output}"
 }
 
 #[test]
+fn whoever_waits_for_room_is_not_idle() {
+    let (lab, input, output) = (Lab::new(), free_port(), free_port());
+    let sink = Sink::tcp(v4(output), Framing::Lf);
+    sink.stall();
+    let daemon = lab.start(&format!(
+        r#"
+[journal]
+max_size = "8MiB"
+segment_size = "1MiB"
+
+[[input.syslog]]
+name = "net"
+listen = "tcp://127.0.0.1:{input}"
+idle_timeout = "1s"
+
+[[output.syslog]]
+name = "out"
+to = "tcp://127.0.0.1:{output}"
+"#
+    ));
+    // Far more than the 128 connections that may hold what finds no room; the others wait with all of theirs unread.
+    let messages = thick(120_000);
+    let senders: Vec<_> = messages.chunks(400).map(|some| send_in_background(v4(input), lines(some)).1).collect();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(daemon.number("/inputs/net/messages") < messages.len() as u64, "nobody had to wait");
+    sink.resume();
+    let got = sink.wait_for(messages.len());
+    senders.into_iter().for_each(|sender| sender.join().unwrap());
+    assert_eq!(first_arrivals(got).len(), messages.len());
+    assert_eq!(daemon.number("/inputs/net/rejected/idle_timeout"), 0);
+    daemon.stop();
+}
+
+#[test]
 fn what_a_full_journal_drops_is_counted_and_told_in_gap_messages() {
     let (lab, input, output) = (Lab::new(), free_port(), free_port());
     let daemon = lab.start(&drops_oldest(input, output));
