@@ -6,7 +6,7 @@
 //! | stage | what happens | it ends when | or at its deadline |
 //! | --- | --- | --- | --- |
 //! | handing over | the other node takes the connections, the addresses, then the deliveries | it has them | called off, unless forced |
-//! | quiescing | datagrams are read a moment longer; inputs finish what is on its way to them and end | they have ended | they are ended |
+//! | quiescing | datagrams are read a moment longer; inputs finish what is on its way to them and end | they have ended | they are ended; called off before, unless forced, if the other node is lost |
 //! | flushing | what the journal holds reaches the other node's disk, and the destinations | all of it has | it stays where it is; the receipt says so |
 //! | drained | nothing: it is safe to stop | `undrain` | |
 //!
@@ -21,7 +21,8 @@
 //! | telling | [`Order::Tell`] | the other node has rebuilt them | taken back, and all end |
 //! | moving | [`Order::HandOver`] | the other node has the addresses: [`Order::LetGo`] | taken back; called off, unless forced |
 //!
-//! The point of no return is the end of handing over; before, calling it off leaves the node as it was.
+//! Unless it is forced, the loss of the other node calls it off at once: there is nobody for whom connections should end.
+//! The point of no return is the end of the inputs; before, calling it off leaves the node as it was, or in the election again.
 
 use std::time::{Duration, Instant};
 
@@ -216,6 +217,8 @@ pub struct Drain {
     had_addresses: bool,
     /// Whether the election has begun to give them away.
     gives_away: bool,
+    /// Whether the nodes talked when it began.
+    had_peer: bool,
     /// Whether it has left the election and the deliveries.
     aside: bool,
     /// Whether the inputs were told to end.
@@ -241,6 +244,7 @@ impl Drain {
             moves: false,
             had_addresses: view.holds_addresses,
             gives_away: false,
+            had_peer: view.peer_is_there,
             aside: false,
             quiesces: false,
             first,
@@ -312,6 +316,9 @@ impl Drain {
         let waited = now.saturating_duration_since(self.since);
         match self.stage {
             Stage::HandingOver => self.hand_over(now, view, is_late, waited),
+            Stage::Quiescing if !self.quiesces && self.had_addresses && !self.wish.forced && !view.peer_is_active => {
+                Some(self.give_up("the peer was lost when it had taken over"))
+            }
             Stage::Quiescing if !self.quiesces => {
                 // Nobody was late to hear of addresses that have not moved.
                 let lingered = is_late || waited >= LINGER || !(self.had_addresses && self.aside);
@@ -335,6 +342,9 @@ impl Drain {
 
     fn hand_over(&mut self, now: Instant, view: &View, is_late: bool, waited: Duration) -> Option<Vec<Order>> {
         let Connections { ending, staying, held, listeners_obeyed } = view.connections;
+        if self.step != Step::Moving && !view.peer_is_there && !self.wish.forced {
+            return Some(self.give_up("the peer was lost before it had taken over"));
+        }
         match self.step {
             Step::Asking => {
                 let no_answer = !view.peer_is_there || is_late || waited >= ANSWER_MAX;
@@ -367,18 +377,20 @@ impl Drain {
                 None if view.peer_is_there && waited < ANSWER_MAX => None,
                 _ => Some(self.end_all(now)),
             },
-            Step::Moving => self.move_addresses(now, view, is_late || waited >= HAND_OVER_MAX),
+            Step::Moving => self.move_addresses(now, view, is_late || waited >= HAND_OVER_MAX, waited >= ANSWER_MAX),
         }
     }
 
-    fn move_addresses(&mut self, now: Instant, view: &View, is_late: bool) -> Option<Vec<Order>> {
+    fn move_addresses(&mut self, now: Instant, view: &View, is_late: bool, had_time: bool) -> Option<Vec<Order>> {
         if view.holds_addresses && !self.had_addresses && !is_late {
             // A standby at the begin that became the active one since.
             self.had_addresses = true;
             return Some(self.go(Step::Asking, now, vec![Order::Ask]));
         }
         self.gives_away |= view.is_giving_away;
-        let nobody_came = self.gives_away && !view.is_giving_away && view.holds_addresses;
+        // One that takes the addresses and dies may be replaced before anybody saw that they were on their way.
+        let is_lost = self.had_peer && !view.peer_is_there && had_time;
+        let nobody_came = (self.gives_away || is_lost) && !view.is_giving_away && view.holds_addresses;
         let is_enough = self.wish.forced || self.wish.until == Until::Standby;
         if !view.holds_addresses && (view.peer_is_active || is_enough) {
             let mut orders = if self.had_addresses { vec![Order::LetGo] } else { Vec::new() };

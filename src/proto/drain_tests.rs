@@ -145,8 +145,8 @@ fn what_goes_wrong_before_the_addresses_move_is_taken_back() {
         assert_eq!(case.look_after(SETTLE), [Order::Hold]);
     };
     let ended = [Order::TakeBack, Order::EndConnections { all: true }];
-    // The link breaks.
-    let mut case = Case::new(active(), Until::Empty, false);
+    // The link breaks, and it is forced.
+    let mut case = Case::new(active(), Until::Empty, true);
     held(&mut case);
     case.view.peer_is_there = false;
     assert_eq!(case.look(), ended);
@@ -172,6 +172,46 @@ fn what_goes_wrong_before_the_addresses_move_is_taken_back() {
     held(&mut case);
     assert_eq!(case.drain.call_off(), Some(vec![Order::TakeBack, Order::CallOff]));
     assert!(case.drain.is_over());
+}
+
+#[test]
+fn without_the_peer_it_is_called_off_and_no_connection_ends() {
+    let taken_back = [Order::TakeBack, Order::CallOff];
+    let mut case = Case::new(active(), Until::Empty, false);
+    case.look();
+    case.view.peer_is_there = false;
+    assert_eq!(case.look(), taken_back, "asked");
+    let mut case = Case::new(active(), Until::Standby, false);
+    case.look();
+    case.view.peer_takes = Some(true);
+    assert_eq!(case.look_after(SETTLE), [Order::EndConnections { all: false }]);
+    assert_eq!(case.look_after(SETTLE), [Order::Hold]);
+    case.view.peer_is_there = false;
+    assert_eq!(case.look(), taken_back, "held");
+    // It takes them and dies, and they are back before anybody has looked.
+    let mut case = Case::new(active(), Until::Empty, false);
+    case.until_moving();
+    let mut case = Case { view: View { is_giving_away: false, ..case.view }, ..case };
+    case.drain.gives_away = false;
+    assert_eq!(case.look(), []);
+    case.view.peer_is_there = false;
+    assert_eq!(case.look(), [], "it has to be heard first");
+    assert_eq!(case.look_after(ANSWER_MAX), taken_back, "moving");
+    // It has the addresses, and dies with them: this node may be needed again.
+    let mut case = Case::new(active(), Until::Empty, false);
+    case.until_moving();
+    case.give_away();
+    assert_eq!(case.look(), [Order::LetGo, Order::StepAside]);
+    (case.view.peer_is_there, case.view.peer_is_active) = (false, false);
+    assert_eq!(case.look_after(LINGER), taken_back);
+    // Once its inputs have ended it is the other node's matter.
+    let mut case = Case::new(active(), Until::Empty, false);
+    case.until_moving();
+    case.give_away();
+    case.look();
+    assert_eq!(case.look_after(LINGER), [Order::Quiesce]);
+    (case.view.peer_is_there, case.view.peer_is_active) = (false, false);
+    assert_eq!(case.look(), []);
 }
 
 #[test]
@@ -201,7 +241,7 @@ fn a_peer_that_does_not_take_over_leaves_things_as_they_were_unless_forced() {
 
 #[test]
 fn a_stop_makes_the_best_of_a_drain() {
-    let mut case = Case::new(View { peer_is_there: false, ..active() }, Until::Empty, false);
+    let mut case = Case::new(View { peer_is_there: false, ..active() }, Until::Empty, true);
     case.view.connections.staying = 0;
     assert_eq!(case.look(), [Order::Ask, Order::EndConnections { all: true }]);
     case.drain.hurry(case.now + Duration::from_secs(5));

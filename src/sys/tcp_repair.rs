@@ -20,6 +20,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -219,8 +220,7 @@ pub fn unchanged(stream: &impl AsFd, image: &Image) -> bool {
 /// What the system says.
 pub fn take_back(stream: &impl AsFd) -> io::Result<()> {
     socket_filter::remove(stream)?;
-    set_int(stream, TCP_REPAIR, REPAIR_OFF)?;
-    keep_port_reusable(stream)
+    leave(stream, REPAIR_OFF)
 }
 
 /// Closes a connection without a word to the client, who has it elsewhere.
@@ -290,8 +290,7 @@ impl Restored {
     /// # Errors
     /// What the system says; the client then hears a reset.
     pub fn go_live(self) -> io::Result<TcpStream> {
-        set_int(&self.socket, TCP_REPAIR, REPAIR_OFF)?;
-        keep_port_reusable(&self.socket)?;
+        leave(&self.socket, REPAIR_OFF)?;
         send_all(&self.socket, &self.unsent)?;
         Ok(self.socket.into())
     }
@@ -308,15 +307,19 @@ fn send_all(socket: &Socket, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaving repair mode clears `SO_REUSEADDR`, without which a daemon that starts anew could not listen on the port while
-/// the connection is there.
-fn keep_port_reusable(stream: &impl AsFd) -> io::Result<()> {
-    SockRef::from(stream).set_reuse_address(true)
+/// Leaves repair mode in one of its ways. That clears `SO_REUSEADDR`, without which a daemon that starts anew could not listen
+/// on the port while the connection is there. A process that is killed between the two would leave such a connection behind for
+/// a minute and a half, until its FIN is given up; without a time to linger it ends with its process.
+fn leave(stream: &impl AsFd, way: c_int) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_linger(Some(Duration::ZERO))?;
+    set_int(stream, TCP_REPAIR, way)?;
+    socket.set_reuse_address(true)?;
+    socket.set_linger(None)
 }
 
 fn leave_silently(stream: &impl AsFd) -> io::Result<()> {
-    set_int(stream, TCP_REPAIR, REPAIR_OFF_SILENTLY).or_else(|_| set_int(stream, TCP_REPAIR, REPAIR_OFF))?;
-    keep_port_reusable(stream)
+    leave(stream, REPAIR_OFF_SILENTLY).or_else(|_| leave(stream, REPAIR_OFF))
 }
 
 fn address(address: socket2::SockAddr) -> io::Result<SocketAddr> {
