@@ -10,6 +10,7 @@ mod answers;
 mod departure;
 pub mod forward;
 mod kept;
+mod pace;
 pub mod relp;
 pub mod tcp;
 pub mod udp;

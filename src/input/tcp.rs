@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::accept::{Arrival, Begun, Counted, Door, Newcomer, Surroundings, accept, follow, shake_hands};
 use super::departure::{Due, Held, Passenger, Phase, State, Stay};
+use super::pace::Pace;
 use super::{Context, Control, now};
 use crate::config::SyslogInput;
 use crate::journal::Appender;
@@ -93,7 +94,9 @@ impl Reception {
             None => (Framer::new(max_message), Vec::new()),
         };
         let of_the_handshake = metrics.clone();
-        let connection = move |stream| Connection { stream, source, framer, rest, settings, metrics, memory, counted };
+        let pace = Pace::new(appender.commit_interval(), self.is_tls);
+        let connection =
+            move |stream| Connection { stream, source, framer, rest, settings, metrics, memory, counted, pace };
         if !self.is_tls {
             connections.spawn(connection(Stream::Plain(stream)).run(appender, stay, grace));
         } else if let Some(server) = server {
@@ -118,6 +121,7 @@ struct Connection {
     metrics: Arc<InputMetrics>,
     memory: Arc<Memory>,
     counted: Counted,
+    pace: Pace,
 }
 
 /// What one read gave.
@@ -216,9 +220,10 @@ impl Connection {
         tcp_repair::freeze(self.stream.tcp())?;
         sleep(PAST_THE_FILTER).await;
         let image = loop {
-            let (batch, is_last) = match self.take_now()? {
-                Taken::Some(batch) => (batch, false),
-                Taken::Last(batch) => (batch, true),
+            let (batch, is_last) = match self.take_now() {
+                None => (self.builder(0), false),
+                Some(Taken::Some(batch)) => (batch, false),
+                Some(Taken::Last(batch)) => (batch, true),
             };
             let is_refused = !batch.is_empty() && appender.append(batch).await.is_err();
             if is_last || is_refused {
@@ -243,14 +248,13 @@ impl Connection {
         }
     }
 
-    /// Takes the frames out of what the kernel has, without waiting.
-    fn take_now(&mut self) -> io::Result<Taken> {
+    /// Takes the frames out of what the kernel has, without waiting; none if it has nothing.
+    fn take_now(&mut self) -> Option<Taken> {
         SCRATCH.with_borrow_mut(|scratch| {
             let kept = self.prepare(scratch);
             match sys::tcp::read_now(self.stream.tcp(), &mut scratch[kept..kept + READ_BYTES]) {
-                Ok(read) => Ok(self.take(&scratch[..kept + read], read)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Taken::Some(self.builder(0))),
-                Err(error) => Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                read => Some(self.take(scratch, kept, read)),
             }
         })
     }
@@ -260,12 +264,17 @@ impl Connection {
     async fn read<'a>(&mut self, appender: &'a Appender, idle: Option<Duration>) -> (Taken, SemaphorePermit<'a>) {
         let mut is_silent = false;
         loop {
+            self.pace.rest(self.stream.tcp()).await;
             let hand = appender.hand().await;
             let look = poll_fn(|context| match self.poll_take(context) {
                 Poll::Ready(taken) => Poll::Ready(Some(taken)),
                 Poll::Pending => Poll::Ready(None),
             });
-            match look.await {
+            let taken = match look.await {
+                None if self.pace.is_slow() => self.take_now(),
+                taken => taken,
+            };
+            match taken {
                 Some(taken) => return (taken, hand),
                 None if is_silent => {
                     self.metrics.rejected.inc("idle_timeout");
@@ -273,12 +282,14 @@ impl Connection {
                 }
                 None => drop(hand),
             }
+            self.pace.hurry(self.stream.tcp());
             // Whatever is wrong with the socket, reading says.
             let readable = self.stream.tcp().readable();
             match idle {
                 Some(idle) => is_silent = timeout(idle, readable).await.is_err(),
                 None => drop(readable.await),
             }
+            self.pace.slow_down(self.stream.tcp());
         }
     }
 
@@ -292,17 +303,8 @@ impl Connection {
     fn poll_take(&mut self, context: &mut task::Context<'_>) -> Poll<Taken> {
         SCRATCH.with_borrow_mut(|scratch| {
             let kept = self.prepare(scratch);
-            let read = match ready!(self.stream.poll_fill(context, &mut scratch[kept..kept + READ_BYTES])) {
-                Ok(read) => read,
-                // Inside TLS: FIN without `close_notify`, as devices do it.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
-                Err(error) => {
-                    tracing::debug!(source = %self.source, %error, "connection broke");
-                    self.metrics.rejected.inc("connection_error");
-                    0
-                }
-            };
-            Poll::Ready(self.take(&scratch[..kept + read], read))
+            let read = ready!(self.stream.poll_fill(context, &mut scratch[kept..kept + READ_BYTES]));
+            Poll::Ready(self.take(scratch, kept, read))
         })
     }
 
@@ -316,7 +318,20 @@ impl Connection {
         kept
     }
 
-    fn take(&mut self, filled: &[u8], read: usize) -> Taken {
+    /// Takes the frames out of what was kept and what was read behind it.
+    fn take(&mut self, scratch: &[u8], kept: usize, read: io::Result<usize>) -> Taken {
+        let read = match read {
+            Ok(read) => read,
+            // Inside TLS: FIN without `close_notify`, as devices do it.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Err(error) => {
+                tracing::debug!(source = %self.source, %error, "connection broke");
+                self.metrics.rejected.inc("connection_error");
+                0
+            }
+        };
+        self.pace.has_read(self.stream.tcp(), read);
+        let filled = &scratch[..kept + read];
         if read == 0 { Taken::Last(self.finish(filled)) } else { self.frame(filled) }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -207,6 +207,12 @@ impl Appender {
     /// Never: nobody closes the semaphore.
     pub async fn hand(&self) -> SemaphorePermit<'_> {
         self.shared.inbox.hands.acquire().await.expect("nobody closes the semaphore")
+    }
+
+    /// How old the oldest byte gets before it is synced: `journal.commit_interval`.
+    #[must_use]
+    pub fn commit_interval(&self) -> Duration {
+        self.shared.settings.commit_interval
     }
 
     /// Memory for batches to come.

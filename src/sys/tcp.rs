@@ -70,6 +70,26 @@ pub fn read_now(stream: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(stream.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
+/// Has the kernel tell of a connection as readable when so many bytes are there, or its end; 1 is usual (`SO_RCVLOWAT`).
+///
+/// # Errors
+/// What the system says.
+pub fn tell_from(stream: &impl AsFd, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one int from the place it is given.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
+    Errno::result(result)?;
+    Ok(())
+}
+
 /// What a connection's TCP knows of its peer (`TCP_INFO`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delivery {

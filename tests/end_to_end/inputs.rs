@@ -7,7 +7,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
-use crate::common::{Framing, Lab, Sink, assert_same, connect_and_send, free_port, lines, message, udp_to, v4};
+use crate::common::{
+    Framing, Lab, Sink, assert_same, connect_and_send, first_arrivals, free_port, lines, message, numbered, udp_to, v4,
+};
 
 /// Connects from another address of 127.0.0.0/8.
 fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
@@ -108,6 +110,44 @@ to = "tcp://127.0.0.1:{output}"
     daemon.wait_for("/inputs/net/rejected/idle_timeout", 1);
     daemon.wait_for("/inputs/net/connections", 0);
     assert_same(&sink.wait_for(2), &[b"<13>whole".to_vec(), b"<13>half".to_vec()]);
+    daemon.stop();
+}
+
+#[test]
+fn what_trickles_in_is_read_to_the_last_byte() {
+    let (lab, input, output) = (Lab::new(), free_port(), free_port());
+    let sink = Sink::tcp(v4(output), Framing::Lf);
+    let daemon = lab.start(&format!(
+        r#"
+[[input.syslog]]
+name = "net"
+listen = "tcp://127.0.0.1:{input}"
+
+[[output.syslog]]
+to = "tcp://127.0.0.1:{output}"
+"#
+    ));
+    let mut stream = TcpStream::connect(v4(input)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let messages = numbered("m", 3001);
+    let (last, trickle) = messages.split_last().unwrap();
+    let mut sent = 0;
+    // Bytes that come one by one and in pieces, then silence: none of them is waited for, and the connection stays.
+    for some in trickle.chunks(1000) {
+        for (number, message) in some.iter().enumerate() {
+            let line = lines(std::slice::from_ref(message));
+            let (begin, end) = line.split_at(number % line.len());
+            stream.write_all(begin).unwrap();
+            std::thread::sleep(Duration::from_micros(number as u64 % 5 * 100));
+            stream.write_all(end).unwrap();
+        }
+        sent += some.len();
+        assert_same(&first_arrivals(sink.wait_for(sent)), &messages[..sent]);
+    }
+    // One in the middle of which the connection ends.
+    stream.write_all(last).unwrap();
+    drop(stream);
+    assert_same(&first_arrivals(sink.wait_for(messages.len())), &messages);
     daemon.stop();
 }
 
