@@ -12,13 +12,15 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, Local};
 
-use super::encode::{Encoder, PIECE_BYTES};
+use super::encode::Encoder;
 use super::filter::Filter;
 use super::sink::Delivered;
 use crate::config::{FileOutput, PathPattern, Rotate};
 use crate::proto::batch::Batch;
 use crate::proto::envelope::Timestamp;
 
+/// How much is written at once; a file becomes larger than `rotate.size` by so much at most, and one message.
+const WRITE_BYTES: usize = 1 << 20;
 /// How much is looked at in one step while searching the last line end.
 const LOOK_BACK_BYTES: u64 = 64 * 1024;
 
@@ -28,14 +30,24 @@ pub struct File {
     pattern: PathPattern,
     writer: Option<Writer>,
     path: PathBuf,
+    /// An empty one at most: its memory is used again.
+    parts: Parts,
 }
+
+/// Lines for one file after the other.
+type Parts = Vec<(PathBuf, Vec<u8>)>;
 
 impl File {
     /// Writes to `settings.path`.
     #[must_use]
     pub fn new(settings: FileOutput) -> File {
         let path = PathBuf::from(settings.path.as_str());
-        File { pattern: settings.path, writer: Some(Writer { rotate: settings.rotate, open: None }), path }
+        File {
+            pattern: settings.path,
+            writer: Some(Writer { rotate: settings.rotate, open: None }),
+            path,
+            parts: Vec::new(),
+        }
     }
 
     /// The file in use, or the pattern before the first message.
@@ -44,17 +56,26 @@ impl File {
         &self.path
     }
 
-    pub(super) async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+    /// Writes the lines of all batches, and syncs them.
+    pub(super) async fn deliver(
+        &mut self,
+        batches: &[Batch],
+        encoder: &Encoder,
+        filter: &Filter,
+    ) -> io::Result<Delivered> {
         let mut delivered = Delivered::default();
-        let mut parts: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+        let mut parts = std::mem::take(&mut self.parts);
         let (mut second, mut waiting) = (None, 0);
-        for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
+        let envelopes = batches.iter().flat_map(Batch::envelopes);
+        for envelope in envelopes.filter(|envelope| filter.takes(envelope)) {
             let now = envelope.origin.received_at.0 / 1_000_000_000;
             if second != Some(now) {
                 second = Some(now);
                 let path = self.path_at(envelope.origin.received_at);
-                if parts.last().is_none_or(|(last, _)| *last != path) {
-                    parts.push((path, Vec::new()));
+                match parts.last_mut() {
+                    Some((last, _)) if *last == path => {}
+                    Some((last, lines)) if lines.is_empty() => *last = path,
+                    _ => parts.push((path, Vec::new())),
                 }
             }
             let (mut left, mut more) = (encoder.begin(envelope), true);
@@ -63,31 +84,39 @@ impl File {
                 let before = lines.len();
                 more = encoder.encode_some(&mut left, lines, |_| delivered.messages += 1);
                 waiting += lines.len() - before;
-                if waiting >= PIECE_BYTES {
+                if waiting >= WRITE_BYTES {
                     delivered.bytes += std::mem::take(&mut waiting) as u64;
-                    self.write(&mut parts).await?;
+                    parts = self.write(parts, false).await?;
                 }
             }
         }
         delivered.bytes += waiting as u64;
-        self.write(&mut parts).await?;
+        self.parts = self.write(parts, true).await?;
         Ok(delivered)
     }
 
-    /// Writes what the parts hold; the last goes on, empty.
-    async fn write(&mut self, parts: &mut Vec<(PathBuf, Vec<u8>)>) -> io::Result<()> {
-        let Some((path, _)) = parts.last() else { return Ok(()) };
+    /// Writes what the parts hold, and syncs all of it; gives the last part, empty.
+    async fn write(&mut self, mut parts: Parts, sync: bool) -> io::Result<Parts> {
+        let Some((path, _)) = parts.last() else { return Ok(parts) };
         self.path.clone_from(path);
-        let full = std::mem::replace(parts, vec![(path.clone(), Vec::new())]);
-        self.on_thread(move |writer| full.iter().try_for_each(|(path, lines)| writer.write(path, lines))).await
-    }
-
-    pub(super) async fn commit(&mut self) -> io::Result<()> {
-        self.on_thread(Writer::commit).await
+        let work = move |writer: &mut Writer| {
+            parts.iter().try_for_each(|(path, lines)| writer.write(path, lines))?;
+            if sync {
+                writer.commit()?;
+            }
+            parts.drain(..parts.len() - 1);
+            parts[0].1.clear();
+            parts[0].1.shrink_to(2 * WRITE_BYTES);
+            Ok(parts)
+        };
+        self.on_thread(work).await
     }
 
     /// Runs blocking work where it holds up nobody; after an error, cuts back to what was safe.
-    async fn on_thread(&mut self, work: impl FnOnce(&mut Writer) -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    async fn on_thread<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Writer) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
         let mut writer = self.writer.take().ok_or_else(|| io::Error::other("an earlier write did not return"))?;
         let done = tokio::task::spawn_blocking(move || {
             let result = work(&mut writer).inspect_err(|_| writer.cut_back());

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use tokio::net::UdpSocket;
@@ -28,6 +29,13 @@ pub struct Delivered {
     pub bytes: u64,
 }
 
+impl AddAssign for Delivered {
+    fn add_assign(&mut self, more: Delivered) {
+        self.messages += more.messages;
+        self.bytes += more.bytes;
+    }
+}
+
 /// Where a batch goes; its deliveries take turns.
 pub type Shared = tokio::sync::Mutex<Sink>;
 
@@ -43,21 +51,23 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Delivers a batch whole, or says why not; then it is given again.
-    async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+    /// Delivers batches whole, so that they are safe there, or says why not; then they are given again.
+    async fn deliver(&mut self, batches: &[Batch], encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+        let mut delivered = Delivered::default();
         match self {
-            Sink::Datagram(datagram) => datagram.deliver(batch, encoder, filter).await,
-            Sink::File(file) => file.deliver(batch, encoder, filter).await,
-            Sink::Stdout(stdout) => stdout.deliver(batch, encoder, filter).await,
+            Sink::File(file) => return file.deliver(batches, encoder, filter).await,
+            Sink::Datagram(datagram) => {
+                for batch in batches {
+                    delivered += datagram.deliver(batch, encoder, filter).await?;
+                }
+            }
+            Sink::Stdout(stdout) => {
+                for batch in batches {
+                    delivered += stdout.deliver(batch, encoder, filter).await?;
+                }
+            }
         }
-    }
-
-    /// Makes everything delivered so far safe, once for all the batches that were there.
-    async fn commit(&mut self) -> io::Result<()> {
-        match self {
-            Sink::File(file) => file.commit().await,
-            Sink::Datagram(_) | Sink::Stdout(_) => Ok(()),
-        }
+        Ok(delivered)
     }
 
     fn target(&self) -> String {
@@ -131,13 +141,7 @@ async fn deliver(
     batches: &[Batch],
     feed: &mut Feed,
 ) -> io::Result<()> {
-    let mut delivered = Delivered::default();
-    for batch in batches {
-        let Delivered { messages, bytes } = sink.deliver(batch, encoder, filter).await?;
-        delivered.messages += messages;
-        delivered.bytes += bytes;
-    }
-    sink.commit().await?;
+    let delivered = sink.deliver(batches, encoder, filter).await?;
     feed.metrics().sent.inc_by(delivered.messages);
     feed.metrics().sent_bytes.inc_by(delivered.bytes);
     feed.metrics().acknowledged.inc_by(delivered.messages);
