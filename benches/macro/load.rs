@@ -31,6 +31,14 @@ pub enum Load {
     Rate100k,
     #[value(name = "rate1m")]
     Rate1m,
+    #[value(name = "rate300k")]
+    Rate300k,
+    #[value(name = "rate300k-rfc5424")]
+    Rate300kRfc5424,
+    #[value(name = "rate300k-file-raw")]
+    Rate300kFileRaw,
+    #[value(name = "rate300k-file-json")]
+    Rate300kFileJson,
     Backlog,
     BacklogLive,
     FullJournal,
@@ -59,6 +67,9 @@ impl Load {
             Load::Latency | Load::Latency1ms => paced(10_000, options.seconds),
             Load::Rate100k => paced(100_000, options.seconds),
             Load::Rate1m => paced(1_000_000, options.seconds),
+            Load::Rate300k | Load::Rate300kRfc5424 | Load::Rate300kFileRaw | Load::Rate300kFileJson => {
+                paced(300_000, options.seconds)
+            }
             Load::FullJournal => unpaced(1, backlog_messages(options) + options.messages),
             Load::BacklogLive => {
                 // What goes live before the second sink comes, and after it at most.
@@ -81,9 +92,9 @@ impl Load {
     pub fn setup(self) -> Setup {
         let syslog = Setup::SYSLOG;
         match self {
-            Load::Tcp1Rfc5424 => Setup { format: "rfc5424", ..syslog },
-            Load::FileRaw => Setup { flow: Flow::File, ..syslog },
-            Load::FileJson => Setup { flow: Flow::File, format: "json", ..syslog },
+            Load::Tcp1Rfc5424 | Load::Rate300kRfc5424 => Setup { format: "rfc5424", ..syslog },
+            Load::FileRaw | Load::Rate300kFileRaw => Setup { flow: Flow::File, ..syslog },
+            Load::FileJson | Load::Rate300kFileJson => Setup { flow: Flow::File, format: "json", ..syslog },
             Load::Latency1ms => Setup { commit_interval: "1ms", ..syslog },
             Load::BacklogLive | Load::FullJournal => Setup { has_second_output: true, ..syslog },
             Load::Forward | Load::ForwardGzip | Load::ForwardPaced => Setup { flow: Flow::Forward, ..syslog },
@@ -129,6 +140,10 @@ impl Load {
             Load::Latency1ms => "the same as latency, commit_interval = \"1ms\"".to_owned(),
             Load::Rate100k => format!("100000 messages a second over one TCP connection for {seconds} s"),
             Load::Rate1m => format!("1000000 messages a second over one TCP connection for {seconds} s"),
+            Load::Rate300k => format!("300000 messages a second over one TCP connection for {seconds} s"),
+            Load::Rate300kRfc5424 => "the same, parsed and sent on as RFC 5424".to_owned(),
+            Load::Rate300kFileRaw => "the same into a file, as received".to_owned(),
+            Load::Rate300kFileJson => "the same into a file, as JSON".to_owned(),
             Load::Backlog => format!("{messages} messages taken in while the sink refuses, restart, draining"),
             Load::BacklogLive => {
                 format!(

@@ -14,7 +14,7 @@ use crate::generator::{Connections, Plan};
 use crate::load::Load;
 use crate::measure::{Deadline, Histogram, Usage, now_ns};
 use crate::pair::Cable;
-use crate::relay::{Kind, Ports, Relay};
+use crate::relay::{Flow, Kind, Ports, Relay};
 use crate::report::{Metric, Row};
 use crate::sink::{Dialect, Sink, bind_bare, receive_bare};
 use crate::tally::Tally;
@@ -55,7 +55,7 @@ fn measure_on(cable: Option<&Cable>, kind: Kind, load: Load, options: &Options) 
             datagrams(load)(relay, &run.plan, run.deadline)?;
             Ok((start_ns, None))
         }),
-        Load::FileRaw | Load::FileJson => run.file(),
+        _ if load.setup().flow == Flow::File => run.file(),
         Load::Backlog => run.backlog(),
         Load::BacklogLive => run.backlog_live(),
         Load::FullJournal => run.full_journal(),

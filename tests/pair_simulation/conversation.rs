@@ -285,6 +285,7 @@ impl Node {
         for (journal, at) in conversation.session.shipments() {
             conversation.shipping.push((journal.clone(), at.position));
             if *journal == self.own.id {
+                self.had_replicated = self.had_replicated.max(self.own.promise.replicated());
                 self.own.promise.peer_came(at);
             }
         }

@@ -72,6 +72,8 @@ pub struct Node {
     pub has_ended: Option<bool>,
     was_connected: bool,
     promised: Mark,
+    /// What the other node had, by its own word, when it was met anew since the last check.
+    pub had_replicated: Mark,
 }
 
 pub fn name(host: usize) -> NodeName {
@@ -121,6 +123,7 @@ impl Node {
             has_ended: None,
             was_connected: false,
             promised,
+            had_replicated: Mark::default(),
         };
         let there: Vec<JournalId> = disks.mirrors.keys().cloned().collect();
         for journal in there {
@@ -253,7 +256,8 @@ impl Node {
         self.mirrors.values_mut().for_each(|mirror| mirror.check(around));
         assert_eq!(self.holds, self.election.desired().hold_addresses, "the addresses are where they are wanted");
         let (promised, replicated) = (self.own.promise.promised(), self.own.promise.replicated());
-        if promised > self.promised.max(replicated) {
+        let had_replicated = std::mem::take(&mut self.had_replicated);
+        if promised > self.promised.max(replicated).max(had_replicated) {
             // More was promised that is here only.
             let lag = self.own.durable().position.bytes_since(replicated.position);
             let connected = self.was_connected && self.link.connected_since.is_some_and(|since| since < around.now);

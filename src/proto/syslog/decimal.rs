@@ -21,6 +21,9 @@ pub(in crate::proto) fn push(out: &mut Vec<u8>, mut value: u64) {
     if value < 10 {
         return out.push(b'0' + value as u8);
     }
+    if value < 100 {
+        return out.extend_from_slice(&pair(value as u32));
+    }
     let mut text = [0; 20];
     let mut start = text.len();
     while value >= 100 {

@@ -223,12 +223,29 @@ pub(in crate::proto) fn push_string(out: &mut Vec<u8>, mut text: &[u8]) {
 
 /// The number of bytes at the start of `text` that stand for themselves in JSON.
 fn plain_prefix(text: &[u8]) -> usize {
-    // A stride is looked at whole, without a branch: the compiler makes vector instructions of it.
+    // A stride is looked at whole, without a branch: the compiler makes vector instructions of it. What is left, and most
+    // strings are short, by the word.
     const STRIDE: usize = 32;
     let (strides, _) = text.as_chunks::<STRIDE>();
     let plain = strides.iter().take_while(|stride| !stride.iter().fold(false, |any, byte| any | needs_escape(*byte)));
-    let begin = plain.count() * STRIDE;
+    let mut begin = plain.count() * STRIDE;
+    let (words, _) = text[begin..].as_chunks();
+    for word in words {
+        let marks = escapes_in(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return begin + marks.trailing_zeros() as usize / 8;
+        }
+        begin += 8;
+    }
     begin + text[begin..].iter().take_while(|byte| !needs_escape(**byte)).count()
+}
+
+/// Marks the highest bit of the lowest byte that needs an escape; bytes above it may be marked for nothing.
+fn escapes_in(word: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    let is_below = |word: u64, limit: u8| word.wrapping_sub(EACH * u64::from(limit)) & !word;
+    let is = |byte: u8| is_below(word ^ (EACH * u64::from(byte)), 1);
+    (is_below(word, b' ') | is(b'"') | is(b'\\')) & (EACH * 0x80)
 }
 
 fn needs_escape(byte: u8) -> bool {
@@ -269,12 +286,11 @@ fn push_id(out: &mut Vec<u8>, id: MessageId<'_>) {
 fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            decimal::push(out, u64::from(a));
-            for octet in [b, c, d] {
-                out.push(b'.');
+            for octet in ip.octets() {
                 decimal::push(out, u64::from(octet));
+                out.push(b'.');
             }
+            out.pop();
         }
         IpAddr::V6(ip) => {
             let mut text = String::with_capacity(39);
@@ -417,6 +433,27 @@ mod tests {
             let mut out = Vec::new();
             push_string(&mut out, text.as_bytes());
             assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_needs_an_escape_is_found_at_every_place() {
+        for length in 0..80 {
+            for at in 0..length {
+                for byte in (0..0x80).chain([0xc3]) {
+                    let mut text = vec![b'x'; length];
+                    text[at] = byte;
+                    let expected = if needs_escape(byte) { at } else { length };
+                    assert_eq!(plain_prefix(&text), expected, "{byte:#x} at {at} of {length}");
+                    // The first one counts, whatever comes behind it.
+                    text[length - 1] = b'"';
+                    assert_eq!(
+                        plain_prefix(&text),
+                        expected.min(length - 1),
+                        "{byte:#x} at {at} of {length}, then a quote"
+                    );
+                }
+            }
         }
     }
 
