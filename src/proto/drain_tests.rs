@@ -241,10 +241,12 @@ fn a_peer_that_does_not_take_over_leaves_things_as_they_were_unless_forced() {
 
 #[test]
 fn a_stop_makes_the_best_of_a_drain() {
-    let mut case = Case::new(View { peer_is_there: false, ..active() }, Until::Empty, true);
-    case.view.connections.staying = 0;
-    assert_eq!(case.look(), [Order::Ask, Order::EndConnections { all: true }]);
+    let mut case = Case::new(active(), Until::Empty, false);
+    assert_eq!(case.look(), [Order::Ask]);
     case.drain.hurry(case.now + Duration::from_secs(5));
+    // What would call a drain off.
+    (case.view.peer_is_there, case.view.connections.staying) = (false, 0);
+    assert_eq!(case.look(), [Order::EndConnections { all: true }]);
     assert_eq!(case.look_after(SETTLE), [Order::Hold, Order::HandOver]);
     case.view.is_giving_away = true;
     case.look();
