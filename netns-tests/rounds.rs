@@ -192,7 +192,7 @@ fn deaths_in_the_middle_of_a_move(rounds: usize) {
 
 #[test]
 fn a_node_that_dies_in_the_middle_of_a_move_costs_nothing_acknowledged() {
-    deaths_in_the_middle_of_a_move(6);
+    deaths_in_the_middle_of_a_move(4);
 }
 
 #[test]
