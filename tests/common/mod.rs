@@ -79,6 +79,38 @@ pub fn connect_and_send(to: impl Into<SocketAddr>, bytes: &[u8]) -> TcpStream {
     stream
 }
 
+/// Waits until a count has not moved for so long: its senders have to wait.
+///
+/// # Panics
+/// If it moves on for a minute.
+#[track_caller]
+pub fn wait_until_it_stands_still(so_long: Duration, count: impl Fn() -> usize) {
+    let mut since = (0, Instant::now());
+    wait_until_within(Duration::from_secs(60), "the senders have to wait", || {
+        let now = count();
+        if now != since.0 {
+            since = (now, Instant::now());
+        }
+        now > 0 && since.1.elapsed() > so_long
+    });
+}
+
+/// The input `net` for syslog over TCP, with more `keys`, and the output `out` to a port of this host.
+pub fn tcp_to_tcp(input: u16, keys: &str, output: u16) -> String {
+    format!(
+        r#"
+[[input.syslog]]
+name = "net"
+listen = "tcp://127.0.0.1:{input}"
+{keys}
+
+[[output.syslog]]
+name = "out"
+to = "tcp://127.0.0.1:{output}"
+"#
+    )
+}
+
 /// A socket that sends to `to` from the loopback address of the same family.
 pub fn udp_to(to: impl Into<SocketAddr>) -> UdpSocket {
     let to = to.into();

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::common::{assert_same, lines, message, wait_until_within};
+use crate::common::{assert_same, lines, message, wait_until_it_stands_still};
 
 /// Memory that a daemon may ever have: the queue before the disk (64 MiB), what is being written and sent, the program.
 pub const MEMORY_BYTES_MAX: u64 = 256 << 20;
@@ -55,14 +55,7 @@ impl Sender {
 /// Waits until the senders stand still: for a second nothing more was taken from any.
 #[track_caller]
 pub fn wait_until_held_back(senders: &[Sender]) {
-    let mut since = (0, Instant::now());
-    wait_until_within(Duration::from_secs(60), "the senders have to wait", || {
-        let now = senders.iter().map(Sender::taken_bytes).sum();
-        if now != since.0 {
-            since = (now, Instant::now());
-        }
-        since.1.elapsed() > Duration::from_secs(1)
-    });
+    wait_until_it_stands_still(Duration::from_secs(1), || senders.iter().map(Sender::taken_bytes).sum());
     assert!(senders.iter().any(|sender| !sender.thread.is_finished()), "no sender ever had to wait");
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::common::{Framing, Lab, Sink, assert_same, connect_and_send, free_port, lines, v4, wait_until};
+use crate::common::{Framing, Lab, Sink, assert_same, connect_and_send, free_port, lines, tcp_to_tcp, v4, wait_until};
 use crate::load::{MEMORY_BYTES_MAX, Sender, assert_exactly, thick, wait_until_held_back};
 use crate::volume::Volume;
 
@@ -16,21 +16,8 @@ fn a_full_disk_holds_senders_back_and_goes_on_by_itself_when_there_is_space() {
     let sink = Sink::tcp(v4(output), Framing::Lf);
     sink.stall();
     // Three quarters of what the configuration allows is not there.
-    let daemon = lab.start(&format!(
-        r#"
-[journal]
-max_size = "200MiB"
-segment_size = "1MiB"
-
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-
-[[output.syslog]]
-name = "out"
-to = "tcp://127.0.0.1:{output}"
-"#
-    ));
+    let journal = "[journal]\nmax_size = \"200MiB\"\nsegment_size = \"1MiB\"\n";
+    let daemon = lab.start(&[journal, &tcp_to_tcp(input, "", output)].concat());
     // More than the disk with its space back, the queue (64 MiB) and all socket buffers.
     let sent: Vec<_> = ["one", "two", "three"].map(|name| thick(name, 55_000)).into();
     let count: usize = sent.iter().map(Vec::len).sum();

@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 
 use crate::common::{
-    Framing, Lab, Sink, assert_same, connect_and_send, first_arrivals, free_port, lines, message, numbered, udp_to, v4,
+    Framing, Lab, Sink, assert_same, connect_and_send, first_arrivals, free_port, lines, message, numbered, tcp_to_tcp,
+    udp_to, v4,
 };
 
 /// Connects from another address of 127.0.0.0/8.
@@ -61,17 +62,7 @@ to = "tcp://127.0.0.1:{output}"
 fn connections_beyond_the_limit_are_closed_and_counted_and_the_others_go_on() {
     let (lab, input, output) = (Lab::new(), free_port(), free_port());
     let sink = Sink::tcp(v4(output), Framing::Lf);
-    let daemon = lab.start(&format!(
-        r#"
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-max_connections = 2
-
-[[output.syslog]]
-to = "tcp://127.0.0.1:{output}"
-"#
-    ));
+    let daemon = lab.start(&tcp_to_tcp(input, "max_connections = 2", output));
     let mut first = connect_and_send(v4(input), &lines(&[message("first")]));
     let second = connect_and_send(v4(input), &lines(&[message("second")]));
     daemon.wait_for("/inputs/net/connections", 2);
@@ -93,17 +84,7 @@ to = "tcp://127.0.0.1:{output}"
 fn a_silent_connection_is_closed_after_its_time_and_loses_nothing() {
     let (lab, input, output) = (Lab::new(), free_port(), free_port());
     let sink = Sink::tcp(v4(output), Framing::Lf);
-    let daemon = lab.start(&format!(
-        r#"
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-idle_timeout = "1s"
-
-[[output.syslog]]
-to = "tcp://127.0.0.1:{output}"
-"#
-    ));
+    let daemon = lab.start(&tcp_to_tcp(input, "idle_timeout = \"1s\"", output));
     // The second line has no end: it is a message all the same once its connection is over.
     let mut silent = connect_and_send(v4(input), b"<13>whole\n<13>half");
     assert!(is_closed_by_peer(&mut silent));
@@ -117,16 +98,7 @@ to = "tcp://127.0.0.1:{output}"
 fn what_trickles_in_is_read_to_the_last_byte() {
     let (lab, input, output) = (Lab::new(), free_port(), free_port());
     let sink = Sink::tcp(v4(output), Framing::Lf);
-    let daemon = lab.start(&format!(
-        r#"
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-
-[[output.syslog]]
-to = "tcp://127.0.0.1:{output}"
-"#
-    ));
+    let daemon = lab.start(&tcp_to_tcp(input, "", output));
     let mut stream = TcpStream::connect(v4(input)).unwrap();
     stream.set_nodelay(true).unwrap();
     let messages = numbered("m", 3001);

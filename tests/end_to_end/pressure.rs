@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::{
-    Framing, Lab, Sink, assert_same, first_arrivals, free_port, lines, message, v4, wait_until, wait_until_within,
+    Framing, Lab, Sink, assert_same, first_arrivals, free_port, lines, message, tcp_to_tcp, v4, wait_until,
+    wait_until_it_stands_still,
 };
 
 /// Messages of about 1 KB, so that a journal is full after a few thousand.
@@ -37,40 +38,20 @@ fn send_in_background(to: SocketAddr, bytes: Vec<u8>) -> (Arc<AtomicUsize>, Join
     (taken, thread)
 }
 
+const SMALL_JOURNAL: &str = "[journal]\nmax_size = \"8MiB\"\nsegment_size = \"1MiB\"\n";
+
 #[test]
 fn a_full_journal_makes_senders_wait_and_loses_nothing() {
     let (lab, input, output) = (Lab::new(), free_port(), free_port());
     let sink = Sink::tcp(v4(output), Framing::Lf);
     sink.stall();
-    let daemon = lab.start(&format!(
-        r#"
-[journal]
-max_size = "8MiB"
-segment_size = "1MiB"
-
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-
-[[output.syslog]]
-name = "out"
-to = "tcp://127.0.0.1:{output}"
-"#
-    ));
+    let daemon = lab.start(&[SMALL_JOURNAL, &tcp_to_tcp(input, "", output)].concat());
     let messages = thick(150_000);
     let bytes = lines(&messages);
     let all = bytes.len();
     let (taken, sender) = send_in_background(v4(input), bytes);
 
-    // The sender stands still when for two seconds nothing more was taken.
-    let mut since = (0, Instant::now());
-    wait_until_within(Duration::from_secs(60), "the sender has to wait", || {
-        let now = taken.load(Ordering::Relaxed);
-        if now != since.0 {
-            since = (now, Instant::now());
-        }
-        now > 0 && since.1.elapsed() > Duration::from_secs(2)
-    });
+    wait_until_it_stands_still(Duration::from_secs(2), || taken.load(Ordering::Relaxed));
     // The queue before the disk (64 MiB), the journal, and what the kernel's four socket buffers hold.
     let held = taken.load(Ordering::Relaxed);
     assert!(held < all, "all {all} bytes were taken: the sender never had to wait");
@@ -91,27 +72,17 @@ fn whoever_waits_for_room_is_not_idle() {
     let (lab, input, output) = (Lab::new(), free_port(), free_port());
     let sink = Sink::tcp(v4(output), Framing::Lf);
     sink.stall();
-    let daemon = lab.start(&format!(
-        r#"
-[journal]
-max_size = "8MiB"
-segment_size = "1MiB"
-
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-idle_timeout = "1s"
-
-[[output.syslog]]
-name = "out"
-to = "tcp://127.0.0.1:{output}"
-"#
-    ));
+    let daemon = lab.start(&[SMALL_JOURNAL, &tcp_to_tcp(input, "idle_timeout = \"1s\"", output)].concat());
     // Far more than the 128 connections that may hold what finds no room; the others wait with all of theirs unread.
-    let messages = thick(120_000);
-    let senders: Vec<_> = messages.chunks(400).map(|some| send_in_background(v4(input), lines(some)).1).collect();
-    std::thread::sleep(Duration::from_secs(3));
-    assert!(daemon.number("/inputs/net/messages") < messages.len() as u64, "nobody had to wait");
+    let messages = thick(200_000);
+    let senders: Vec<_> = messages.chunks(1000).map(|some| send_in_background(v4(input), lines(some)).1).collect();
+    // Twice as long as they may be silent.
+    wait_until_it_stands_still(Duration::from_secs(2), || daemon.number("/inputs/net/messages") as usize);
+    let open = daemon.number("/inputs/net/connections");
+    assert!(
+        open > 128 && daemon.number("/inputs/net/messages") < messages.len() as u64,
+        "nobody had to wait: {open} open"
+    );
     sink.resume();
     let got = sink.wait_for(messages.len());
     senders.into_iter().for_each(|sender| sender.join().unwrap());
@@ -197,23 +168,8 @@ fn what_was_on_its_way_when_it_was_dropped_is_counted_and_may_arrive() {
 }
 
 fn drops_oldest(input: u16, output: u16) -> String {
-    format!(
-        r#"
-[journal]
-max_size = "4MiB"
-segment_size = "1MiB"
-when_full = "drop_oldest"
-
-[[input.syslog]]
-name = "net"
-listen = "tcp://127.0.0.1:{input}"
-
-[[output.syslog]]
-name = "out"
-to = "tcp://127.0.0.1:{output}"
-retry = {{ min = "50ms", max = "200ms" }}
-"#
-    )
+    let journal = "[journal]\nmax_size = \"4MiB\"\nsegment_size = \"1MiB\"\nwhen_full = \"drop_oldest\"\n";
+    [journal, &tcp_to_tcp(input, "", output), "retry = { min = \"50ms\", max = \"200ms\" }\n"].concat()
 }
 
 /// What arrived apart from gap messages, and how many messages these say were dropped.
