@@ -12,6 +12,7 @@ use twinlog::proto::syslog::framing::{Framer, Step};
 use twinlog::proto::syslog::message::{Context, Message};
 use twinlog::proto::syslog::priority::Priority;
 use twinlog::proto::syslog::render;
+use twinlog::proto::syslog::shared_text::SharedText;
 use twinlog::proto::syslog::zone::Zone;
 
 const LINES: [(&str, &str); 6] = [
@@ -59,7 +60,7 @@ fn main() {
         let envelope = Envelope { position, origin, flags: Flags::NONE, kind, payload: line.as_bytes() };
         let context = Context::new(&origin, Zone::UTC);
         let message = Message::parse(envelope.payload, &context).expect("a message");
-        let id = journal.message(envelope.position);
+        let mut shared = SharedText::new(&journal);
         let mut out = Vec::with_capacity(4096);
         let pri = best(|| {
             black_box(Priority::of(black_box(envelope.payload)));
@@ -67,11 +68,11 @@ fn main() {
         let parse = best(|| drop(black_box(Message::parse(black_box(envelope.payload), &context))));
         let json = best(|| {
             out.clear();
-            render::json(&mut out, id, &envelope, black_box(&message), false);
+            render::json(&mut out, &mut shared, &envelope, black_box(&message), false);
         });
         let rfc5424 = best(|| {
             out.clear();
-            render::rfc5424(&mut out, id, &envelope, black_box(&message));
+            render::rfc5424(&mut out, &mut shared, &envelope, None, black_box(&message));
         });
         println!(
             "{name:18} {:4} bytes: pri {pri:4.1} parse {parse:5.0} json {json:5.0} rfc5424 {rfc5424:5.0} ns",

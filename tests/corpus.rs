@@ -17,6 +17,7 @@ use twinlog::proto::syslog::framing::{Ending, Framer, FramingError, Step};
 use twinlog::proto::syslog::message::{Context, Format, Host, Message};
 use twinlog::proto::syslog::priority::Priority;
 use twinlog::proto::syslog::render;
+use twinlog::proto::syslog::shared_text::SharedText;
 use twinlog::proto::syslog::structured_data::Element;
 use twinlog::proto::syslog::zone::Zone;
 
@@ -35,7 +36,7 @@ fn device_lines_are_read_as_the_contract_says() {
         };
         assert_eq!(Priority::of(&payload), message.priority, "{}", case["id"]);
         let (journal, mut out) = (journal(), Vec::new());
-        render::json(&mut out, journal.message(envelope.position), &envelope, &message, true);
+        render::json(&mut out, &mut SharedText::new(&journal), &envelope, &message, true);
         let rendered: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(rendered["raw_b64"], case["raw_b64"], "{}", case["id"]);
         assert_eq!(rendered["received"], case["received"], "{}", case["id"]);
@@ -117,6 +118,7 @@ fn no_bytes_break_reading_or_writing() {
     let payloads: Vec<Vec<u8>> = cases("message").map(|case| bytes(&case["raw_b64"])).collect();
     let mut random = fastrand::Rng::with_seed(20_260_310);
     let journal = journal();
+    let mut shared = SharedText::new(&journal);
     let case = cases("message").next().unwrap();
     let zones = [Zone::UTC, "Europe/Berlin".parse().unwrap()];
     let (mut out, mut again) = (Vec::new(), Vec::new());
@@ -131,7 +133,7 @@ fn no_bytes_break_reading_or_writing() {
 
         let id = journal.message(envelope.position);
         out.clear();
-        render::json(&mut out, id, &envelope, &message, true);
+        render::json(&mut out, &mut shared, &envelope, &message, true);
         let rendered: Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(bytes(&rendered["raw_b64"]), payload);
         for key in ["format", "pri", "timestamp", "host", "app", "pid", "msgid", "structured_data"] {
@@ -141,7 +143,7 @@ fn no_bytes_break_reading_or_writing() {
         assert_eq!(msg, message.msg);
 
         out.clear();
-        render::rfc5424(&mut out, id, &envelope, &message);
+        render::rfc5424(&mut out, &mut shared, &envelope, None, &message);
         let read = Message::parse(&out, &context).unwrap();
         let shown = out.escape_ascii();
         assert_eq!((read.format, read.priority), (Format::Rfc5424, message.priority), "{shown}");
@@ -155,7 +157,7 @@ fn no_bytes_break_reading_or_writing() {
 
         // Twice through: the second element joins the first.
         again.clear();
-        render::rfc5424(&mut again, id, &envelope, &read);
+        render::rfc5424(&mut again, &mut shared, &envelope, None, &read);
         let read_again = Message::parse(&again, &context).unwrap();
         assert_eq!(read_again.msg, read.msg.strip_prefix("\u{feff}".as_bytes()).unwrap_or(read.msg));
         let elements = read_again.structured_data.expect("our element is there").elements();

@@ -13,6 +13,7 @@ use twinlog::proto::position::{Incarnation, JournalId, Position};
 use twinlog::proto::syslog::message::{Context, Format, Message};
 use twinlog::proto::syslog::priority::Priority;
 use twinlog::proto::syslog::render;
+use twinlog::proto::syslog::shared_text::SharedText;
 use twinlog::proto::syslog::zone::Zone;
 
 /// One input.
@@ -52,8 +53,9 @@ fn view(envelope: &Envelope<'_>, context: &Context) {
 
     let journal = JournalId { node: "agg-a".parse().expect("a valid name"), incarnation: Incarnation(77) };
     let id = journal.message(envelope.position);
+    let mut shared = SharedText::new(&journal);
     let mut json = Vec::new();
-    render::json(&mut json, id, envelope, &message, true);
+    render::json(&mut json, &mut shared, envelope, &message, true);
     let value: Value = serde_json::from_slice(&json).expect("JSON that others can read");
     assert_eq!(BASE64.decode(value["raw_b64"].as_str().expect("text")).expect("base64"), payload);
     assert_eq!(value["id"], id.to_string());
@@ -63,12 +65,12 @@ fn view(envelope: &Envelope<'_>, context: &Context) {
     }
 
     let (mut out, mut again) = (Vec::new(), Vec::new());
-    render::rfc5424(&mut out, id, envelope, &message);
+    render::rfc5424(&mut out, &mut shared, envelope, None, &message);
     let read = reread(&out, &message, context);
     let elements = read.structured_data.expect("our element is there").elements();
     assert_eq!(elements[0].params[0], ("id".to_owned(), id.to_string()));
     // Twice through, as over two nodes in a row: nothing grows but our own element.
-    render::rfc5424(&mut again, id, envelope, &read);
+    render::rfc5424(&mut again, &mut shared, envelope, None, &read);
     let twice = reread(&again, &read, context);
     assert_eq!(twice.structured_data.expect("our element is there").elements().len(), elements.len());
 }

@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::journal::{Read, Reader};
 use crate::proto::batch::Batch;
-use crate::proto::position::JournalId;
 use crate::proto::render::JsonLines;
+use crate::proto::syslog::shared_text::SharedText;
 use crate::status::Observed;
 use crate::zones::Zones;
 
@@ -45,7 +45,7 @@ pub(super) fn start(observed: &Observed, wanted: Wanted) -> mpsc::Receiver<Bytes
     let reader = observed.journal.reader(observed.journal.progress().durable.position);
     let tail = Tail {
         reader,
-        journal: observed.journal.id().clone(),
+        text: SharedText::new(observed.journal.id()),
         zones: Zones::of(&observed.config.borrow()),
         window: Window { until: Instant::now(), left: 0, limit: wanted.limit },
         wanted,
@@ -75,7 +75,7 @@ impl Window {
 
 struct Tail {
     reader: Reader,
-    journal: JournalId,
+    text: SharedText,
     zones: Zones,
     wanted: Wanted,
     window: Window,
@@ -135,7 +135,7 @@ impl Tail {
                 shown
             };
             let zone = self.zones.get(envelope.origin.input);
-            let lines = JsonLines { journal: &self.journal, zone, raw: self.wanted.raw };
+            let mut lines = JsonLines { text: &mut self.text, zone, raw: self.wanted.raw };
             match lines.write(&mut self.out, &envelope, wanted) {
                 Ok(lines) => self.window.left -= u32::try_from(lines).unwrap_or(self.window.left),
                 Err(error) => tracing::error!(position = %envelope.position, %error, "cannot show a chunk"),

@@ -9,9 +9,9 @@ use crate::config::{FileFormat, Framing, Protocol, SyslogFormat};
 use crate::proto::envelope::{Envelope, Kind};
 use crate::proto::forward::entry::Entry;
 use crate::proto::forward::event::{self, Events};
-use crate::proto::position::JournalId;
 use crate::proto::syslog::message::{Context, Message};
 use crate::proto::syslog::render;
+use crate::proto::syslog::shared_text::SharedText;
 use crate::zones::Zones;
 
 /// How a message looks.
@@ -91,8 +91,8 @@ pub struct Encoder {
     pub format: Format,
     /// What stands between two.
     pub delimiter: Delimiter,
-    /// Whose positions the ids are made of.
-    pub journal: JournalId,
+    /// Of the journal whose positions the ids are made of.
+    pub text: SharedText,
     /// What a timestamp without a zone means.
     pub zones: Arc<Zones>,
 }
@@ -114,7 +114,7 @@ impl Encoder {
     /// Appends what is left of an envelope to `out`, up to [`PIECE_BYTES`]; gives whether there may be more. After each
     /// message `ended` is told how long `out` is, which is where a datagram ends. A message without content is none, unless
     /// a datagram carries it.
-    pub fn encode_some(&self, left: &mut Unencoded<'_>, out: &mut Vec<u8>, mut ended: impl FnMut(usize)) -> bool {
+    pub fn encode_some(&mut self, left: &mut Unencoded<'_>, out: &mut Vec<u8>, mut ended: impl FnMut(usize)) -> bool {
         match left {
             Unencoded::Nothing => false,
             Unencoded::Message(envelope) => {
@@ -132,7 +132,7 @@ impl Encoder {
         }
     }
 
-    fn encode_syslog(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> bool {
+    fn encode_syslog(&mut self, envelope: &Envelope<'_>, out: &mut Vec<u8>) -> bool {
         if self.format == Format::Raw {
             return self.frame(envelope.payload, out);
         }
@@ -154,26 +154,24 @@ impl Encoder {
         true
     }
 
-    fn render(&self, message: &Message<'_>, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
-        let id = self.journal.message(envelope.position);
+    fn render(&mut self, message: &Message<'_>, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
         match self.format {
             Format::Raw => out.extend_from_slice(envelope.payload),
-            Format::Rfc5424 => render::rfc5424(out, id, envelope, message),
-            Format::Json => render::json(out, id, envelope, message, false),
+            Format::Rfc5424 => render::rfc5424(out, &mut self.text, envelope, None, message),
+            Format::Json => render::json(out, &mut self.text, envelope, message, false),
         }
     }
 
     /// An event was not received as a message of its own. `raw` is what fluentd would write: a line in a file, RFC 5424 to
     /// whoever wants syslog.
-    fn encode_event(&self, envelope: &Envelope<'_>, number: u32, entry: &Entry<'_>, out: &mut Vec<u8>) {
-        let id = self.journal.event(envelope.position, number);
+    fn encode_event(&mut self, envelope: &Envelope<'_>, number: u32, entry: &Entry<'_>, out: &mut Vec<u8>) {
         match (self.format, self.delimiter) {
-            (Format::Json, _) => event::json(out, id, envelope, entry, false),
+            (Format::Json, _) => event::json(out, &mut self.text, envelope, number, entry, false),
             (Format::Raw, Delimiter::Line) => event::line(out, &envelope.origin, entry),
-            (_, Delimiter::Line | Delimiter::Datagram) => event::rfc5424(out, id, envelope, entry),
+            (_, Delimiter::Line | Delimiter::Datagram) => event::rfc5424(out, &mut self.text, envelope, number, entry),
             (_, Delimiter::OctetCount | Delimiter::LineFeed) => {
                 let start = out.len();
-                event::rfc5424(out, id, envelope, entry);
+                event::rfc5424(out, &mut self.text, envelope, number, entry);
                 self.delimit(out, start);
             }
         }
@@ -232,13 +230,14 @@ fn octet_count(payload: &[u8], out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::position::Incarnation;
+    use crate::proto::position::{Incarnation, JournalId};
 
     #[test]
     fn what_was_rendered_in_place_is_framed_as_what_was_received() {
         for delimiter in [Delimiter::OctetCount, Delimiter::LineFeed] {
             let journal = JournalId { node: "n".parse().unwrap(), incarnation: Incarnation(1) };
-            let encoder = Encoder { format: Format::Rfc5424, delimiter, journal, zones: Arc::default() };
+            let encoder =
+                Encoder { format: Format::Rfc5424, delimiter, text: SharedText::new(&journal), zones: Arc::default() };
             for text in [&b"x"[..], b"two\nlines", b"a line\n", b"\n", &[b'x'; 12_345]] {
                 let (mut apart, mut in_place) = (b"before".to_vec(), b"before".to_vec());
                 assert!(encoder.frame(text, &mut apart));

@@ -60,7 +60,7 @@ impl File {
     pub(super) async fn deliver(
         &mut self,
         batches: &[Batch],
-        encoder: &Encoder,
+        encoder: &mut Encoder,
         filter: &Filter,
     ) -> io::Result<Delivered> {
         let mut delivered = Delivered::default();

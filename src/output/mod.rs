@@ -27,6 +27,7 @@ use crate::config::{self, OutputKind, SecretError, read_key};
 use crate::journal::Journal;
 use crate::metrics::OutputMetrics;
 use crate::proto::position::JournalId;
+use crate::proto::syslog::shared_text::SharedText;
 use crate::supervise::Supervisor;
 use crate::tls;
 use crate::zones::Zones;
@@ -190,7 +191,8 @@ impl Output {
         let filter = Filter::new(settings.matches.clone());
         let backoff = Backoff::new(settings.retry.clone(), fastrand::u64(..));
         let (journal, zones) = (journal.id().clone(), context.zones.clone());
-        let encoder = |format, delimiter| Encoder { format, delimiter, journal: journal.clone(), zones: zones.clone() };
+        let text = SharedText::new(&journal);
+        let encoder = |format, delimiter| Encoder { format, delimiter, text: text.clone(), zones: zones.clone() };
         let task = format!("output {name}");
         let task = match (&settings.kind, &self.sink) {
             (kind, Some(sink)) => {

@@ -52,7 +52,7 @@ pub enum Sink {
 
 impl Sink {
     /// Delivers batches whole, so that they are safe there, or says why not; then they are given again.
-    async fn deliver(&mut self, batches: &[Batch], encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+    async fn deliver(&mut self, batches: &[Batch], encoder: &mut Encoder, filter: &Filter) -> io::Result<Delivered> {
         let mut delivered = Delivered::default();
         match self {
             Sink::File(file) => return file.deliver(batches, encoder, filter).await,
@@ -92,7 +92,7 @@ pub(super) fn looks(kind: &OutputKind) -> (Format, Delimiter) {
 /// Delivers until the delivery's life ends.
 pub async fn run(
     sink: Arc<Shared>,
-    encoder: Encoder,
+    mut encoder: Encoder,
     filter: Filter,
     mut backoff: Backoff,
     mut feed: Feed,
@@ -109,7 +109,7 @@ pub async fn run(
         };
         // Until it is safe: what another delivery wrote beside it would be cut back with it.
         let mut sink = sink.lock().await;
-        match deliver(&mut sink, &encoder, &filter, &batches, &mut feed).await {
+        match deliver(&mut sink, &mut encoder, &filter, &batches, &mut feed).await {
             Ok(()) => {
                 backoff.reset();
                 feed.metrics().set_connected(Some(sink.target()));
@@ -136,7 +136,7 @@ pub async fn run(
 
 async fn deliver(
     sink: &mut Sink,
-    encoder: &Encoder,
+    encoder: &mut Encoder,
     filter: &Filter,
     batches: &[Batch],
     feed: &mut Feed,
@@ -170,7 +170,7 @@ impl Datagram {
         Datagram { targets, socket: None, current: 0, text: Vec::new(), ends: Vec::new() }
     }
 
-    async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+    async fn deliver(&mut self, batch: &Batch, encoder: &mut Encoder, filter: &Filter) -> io::Result<Delivered> {
         let result = self.send(batch, encoder, filter).await;
         if result.is_err() {
             self.socket = None;
@@ -179,7 +179,7 @@ impl Datagram {
         result
     }
 
-    async fn send(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+    async fn send(&mut self, batch: &Batch, encoder: &mut Encoder, filter: &Filter) -> io::Result<Delivered> {
         if self.socket.is_none() {
             let address = resolve(&self.targets[self.current]).await?[0];
             let any: SocketAddr = if address.is_ipv4() { ([0; 4], 0).into() } else { ([0u16; 8], 0).into() };
@@ -215,7 +215,7 @@ impl Datagram {
 pub struct Stdout;
 
 impl Stdout {
-    async fn deliver(&mut self, batch: &Batch, encoder: &Encoder, filter: &Filter) -> io::Result<Delivered> {
+    async fn deliver(&mut self, batch: &Batch, encoder: &mut Encoder, filter: &Filter) -> io::Result<Delivered> {
         let (mut lines, mut delivered) = (Vec::new(), Delivered::default());
         for envelope in batch.envelopes().filter(|envelope| filter.takes(envelope)) {
             let mut left = encoder.begin(envelope);

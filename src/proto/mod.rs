@@ -7,6 +7,7 @@ pub mod batch;
 pub mod drain;
 pub mod envelope;
 pub mod forward;
+mod json_string;
 pub mod node;
 pub mod pair;
 pub mod position;

@@ -3,16 +3,16 @@
 use super::envelope::{Envelope, Kind};
 use super::forward::compression::InflateError;
 use super::forward::event;
-use super::position::JournalId;
 use super::syslog::message::{Context, Message};
 use super::syslog::render;
+use super::syslog::shared_text::SharedText;
 use super::syslog::zone::Zone;
 
 /// What an envelope's lines are made with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct JsonLines<'a> {
-    /// Whose positions the ids are made of.
-    pub journal: &'a JournalId,
+    /// Of the journal whose positions the ids are made of.
+    pub text: &'a mut SharedText,
     /// What a syslog timestamp without a zone means.
     pub zone: Zone,
     /// Whether with `raw_b64`, the bytes as received.
@@ -26,7 +26,7 @@ impl JsonLines<'_> {
     /// # Errors
     /// A chunk cannot be decompressed; see [`event::for_each`].
     pub fn write(
-        &self,
+        &mut self,
         out: &mut Vec<u8>,
         envelope: &Envelope<'_>,
         mut wanted: impl FnMut() -> bool,
@@ -39,14 +39,14 @@ impl JsonLines<'_> {
                 }
                 let context = Context::new(&envelope.origin, self.zone);
                 if let Some(message) = Message::parse(envelope.payload, &context) {
-                    render::json(out, self.journal.message(envelope.position), envelope, &message, self.raw);
+                    render::json(out, self.text, envelope, &message, self.raw);
                     out.push(b'\n');
                     lines = 1;
                 }
             }
             Kind::Forward(_) => event::for_each(envelope.payload, |number, entry| {
                 if wanted() {
-                    event::json(out, self.journal.event(envelope.position, number), envelope, entry, self.raw);
+                    event::json(out, self.text, envelope, number, entry, self.raw);
                     out.push(b'\n');
                     lines += 1;
                 }

@@ -16,6 +16,7 @@ use crate::journal::segment::Found;
 use crate::proto::batch::Batch;
 use crate::proto::position::Position;
 use crate::proto::render::JsonLines;
+use crate::proto::syslog::shared_text::SharedText;
 
 /// How often `--follow` looks for more.
 const POLL: Duration = Duration::from_millis(200);
@@ -160,6 +161,7 @@ impl Printer<'_> {
             return Ok(true);
         }
         let mut line = Vec::with_capacity(1024);
+        let mut text = SharedText::new(&self.directory.journal);
         for envelope in batch.envelopes() {
             let before_from = self.from.as_ref().is_some_and(|from| from.is_after(&envelope));
             let to = self.cat.to.as_ref().filter(|to| !to.is_after(&envelope));
@@ -170,8 +172,10 @@ impl Printer<'_> {
                 continue;
             }
             line.clear();
-            let (journal, zone) = (&self.directory.journal, self.directory.zones.get(envelope.origin.input));
-            if let Err(error) = (JsonLines { journal, zone, raw: self.cat.raw }).write(&mut line, &envelope, || true) {
+            let zone = self.directory.zones.get(envelope.origin.input);
+            if let Err(error) =
+                (JsonLines { text: &mut text, zone, raw: self.cat.raw }).write(&mut line, &envelope, || true)
+            {
                 eprintln!("twinlog: the chunk at {} cannot be read: {error}", envelope.position);
                 self.exit = Exit::Loss;
             }

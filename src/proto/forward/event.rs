@@ -25,12 +25,13 @@ use super::render::{FACILITIES, SEVERITIES};
 use super::scan::Walk;
 use super::value::Value;
 use crate::proto::envelope::{Envelope, Origin};
-use crate::proto::position::MessageId;
+use crate::proto::json_string::Text;
 use crate::proto::syslog::calendar::write_rfc3339;
 use crate::proto::syslog::message::{Format, Host, Message, TimestampSource};
 use crate::proto::syslog::notes::Notes;
 use crate::proto::syslog::priority::Priority;
 use crate::proto::syslog::render;
+use crate::proto::syslog::shared_text::SharedText;
 use crate::proto::syslog::structured_data::StructuredData;
 
 /// Calls `each` with the number and the entry of every event of a packed stream, compressed or not, in order.
@@ -91,12 +92,19 @@ impl<'a> Events<'a> {
     }
 }
 
-/// Appends an event as one JSON object without a line end; with `raw` also the entry as `raw_b64`.
-pub fn json(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, entry: &Entry<'_>, raw: bool) {
+/// Appends the event of this `number` in its chunk as one JSON object without a line end; with `raw` also the entry as `raw_b64`.
+pub fn json(
+    out: &mut Vec<u8>,
+    text: &mut SharedText,
+    envelope: &Envelope<'_>,
+    number: u32,
+    entry: &Entry<'_>,
+    raw: bool,
+) {
     out.reserve(256 + 2 * entry.record.len());
-    render::push_head(out, id, &envelope.origin);
+    text.push_keys(out, envelope.position, Some(number), &envelope.origin);
     out.extend_from_slice(b"forward\",\"tag\":");
-    render::push_string(out, String::from_utf8_lossy(envelope.origin.tag).as_bytes());
+    Text::of(&String::from_utf8_lossy(envelope.origin.tag)).push(out);
     out.extend_from_slice(b",\"time\":\"");
     write_rfc3339(out, entry.time.timestamp(envelope.origin.received_at), render::JSON_DIGITS);
     out.extend_from_slice(b"\",\"record\":");
@@ -124,13 +132,13 @@ pub fn line(out: &mut Vec<u8>, origin: &Origin<'_>, entry: &Entry<'_>) {
     push_map(out, entry.record);
 }
 
-/// Appends an event as an RFC 5424 message, without framing.
-pub fn rfc5424(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, entry: &Entry<'_>) {
+/// Appends the event of this `number` in its chunk as an RFC 5424 message, without framing.
+pub fn rfc5424(out: &mut Vec<u8>, text: &mut SharedText, envelope: &Envelope<'_>, number: u32, entry: &Entry<'_>) {
     let fields = Fields::of(entry.record);
-    let mut text = Vec::new();
+    let mut record = Vec::new();
     let was_syslog = fields.only_syslog && fields.message.is_some() && fields.has_priority();
     if !was_syslog {
-        push_map(&mut text, entry.record);
+        push_map(&mut record, entry.record);
     }
     let origin = &envelope.origin;
     let message = Message {
@@ -147,10 +155,10 @@ pub fn rfc5424(out: &mut Vec<u8>, id: MessageId<'_>, envelope: &Envelope<'_>, en
         pid: fields.pid,
         msgid: fields.msgid,
         structured_data: if was_syslog { fields.structured_data } else { None },
-        msg: fields.message.filter(|_| was_syslog).unwrap_or(&text),
+        msg: fields.message.filter(|_| was_syslog).unwrap_or(&record),
         notes: Notes::NONE,
     };
-    render::rfc5424(out, id, envelope, &message);
+    render::rfc5424(out, text, envelope, Some(number), &message);
 }
 
 /// What a record says about a syslog header.
@@ -303,23 +311,23 @@ mod tests {
         [&b"\x92\xd7\0\x3f\xf3\x64\x80\0\0\0\x03"[..], map].concat()
     }
 
-    fn shown(map: &[u8], show: impl Fn(&mut Vec<u8>, MessageId<'_>, &Entry<'_>)) -> String {
+    fn shown(map: &[u8], show: impl Fn(&mut Vec<u8>, &mut SharedText, &Entry<'_>)) -> String {
         let journal = JournalId { node: "n".parse().unwrap(), incarnation: Incarnation(1) };
         let packed = entry(map);
         let mut out = Vec::new();
-        show(&mut out, journal.event(Position(7), 3), &Entries::new(&packed).next().unwrap());
+        show(&mut out, &mut SharedText::new(&journal), &Entries::new(&packed).next().unwrap());
         String::from_utf8(out).unwrap()
     }
 
     fn syslog(map: &[u8]) -> String {
-        shown(map, |out, id, entry| rfc5424(out, id, &envelope(), entry))
+        shown(map, |out, text, entry| rfc5424(out, text, &envelope(), 3, entry))
     }
 
     #[test]
     fn an_event_is_one_object() {
         let packed = entry(b"\x81\xa1a\x01");
         assert_eq!(
-            shown(b"\x81\xa1a\x01", |out, id, entry| json(out, id, &envelope(), entry, true)),
+            shown(b"\x81\xa1a\x01", |out, text, entry| json(out, text, &envelope(), 3, entry, true)),
             format!(
                 concat!(
                     r#"{{"id":"n/1/7.3","received":"2026-03-10T12:00:00.000000001Z","source":"192.0.2.7","input":"apps","#,
@@ -336,7 +344,7 @@ mod tests {
         let packed = b"\x92\x92\x05\x81\x01\x02\x80";
         let (mut out, journal) = (Vec::new(), JournalId { node: "n".parse().unwrap(), incarnation: Incarnation(1) });
         let entry = Entries::new(packed).next().unwrap();
-        json(&mut out, journal.event(Position(7), 0), &envelope(), &entry, false);
+        json(&mut out, &mut SharedText::new(&journal), &envelope(), 0, &entry, false);
         let text = String::from_utf8(out).unwrap();
         assert!(
             text.ends_with(r#""time":"1970-01-01T00:00:05Z","record":{},"metadata":{"1":2},"flags":[]}"#),
@@ -370,7 +378,8 @@ mod tests {
         let record = b"\x87\xa3pri\xcc\xa5\xa4host\xa1h\xa5ident\xa3app\xa3pid\xa17\xa5msgid\xa2ID\xa9extradata\xa9[a k=\"v\"]\xa7message\xa2m\xff";
         let (mut out, journal) = (Vec::new(), JournalId { node: "n".parse().unwrap(), incarnation: Incarnation(1) });
         let packed = entry(record);
-        rfc5424(&mut out, journal.event(Position(7), 3), &envelope(), &Entries::new(&packed).next().unwrap());
+        let entry = Entries::new(&packed).next().unwrap();
+        rfc5424(&mut out, &mut SharedText::new(&journal), &envelope(), 3, &entry);
         let expected = format!("<165>1 2004-01-01T00:06:24Z h app 7 ID {OURS}[a k=\"v\"] m");
         assert_eq!(out, [expected.as_bytes(), b"\xff"].concat());
         assert_eq!(

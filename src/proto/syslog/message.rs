@@ -135,7 +135,7 @@ pub struct Message<'a> {
     pub structured_data: Option<StructuredData<'a>>,
     /// The text: a part of the payload, unchanged.
     pub msg: &'a [u8],
-    /// What was noticed.
+    /// What was noticed, but for [`Notes::MSG_NOT_UTF8`]: whoever shows `msg` as text has to look anyway.
     pub notes: Notes,
 }
 
@@ -163,9 +163,6 @@ impl<'a> Message<'a> {
         message.read(payload, context);
         if message.app.is_none() {
             message.app = header::cef_or_leef(message.msg).map(Cow::Borrowed);
-        }
-        if std::str::from_utf8(message.msg).is_err() {
-            message.notes.insert(Notes::MSG_NOT_UTF8);
         }
         Some(message)
     }

@@ -20,6 +20,7 @@ pub mod notes;
 pub mod priority;
 pub mod render;
 mod rfc5424;
+pub mod shared_text;
 pub mod structured_data;
 mod timestamp;
 pub mod zone;
