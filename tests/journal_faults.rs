@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
-use twinlog::journal::appender::QUEUE_BYTES;
+use twinlog::journal::appender::{DATAGRAMS_BYTES, QUEUE_BYTES};
 use twinlog::journal::recovery::Finding;
 use twinlog::journal::segment::{self, HEADER_LEN};
 use twinlog::journal::{
@@ -388,7 +389,7 @@ async fn a_full_disk_pushes_back_and_goes_on_by_itself() {
         .collect();
     let State::Waiting(why) = until_state(&journal, waits).await else { unreachable!() };
     assert!(why.contains("No space left"), "{why}");
-    // 96 MiB want in, 64 MiB is the bound: the senders wait.
+    // 96 MiB want in, 32 MiB is the bound: the senders wait.
     until_queue_is_full(&journal).await;
     assert!(journal.progress().waiting_bytes <= QUEUE_BYTES);
     assert!(senders.iter().any(|sender| !sender.is_finished()));
@@ -404,6 +405,47 @@ async fn a_full_disk_pushes_back_and_goes_on_by_itself() {
     let got = read_until(&mut journal.reader(Position::ZERO), end.position).await;
     assert_eq!((got.numbers().len(), got.skipped.len()), (99, 0));
     assert_eq!(journal.progress().waiting_bytes, 0);
+}
+
+#[tokio::test]
+async fn streams_leave_room_for_datagrams() {
+    const MIB: usize = 1024 * 1024;
+    let directory = TempDir::new().unwrap();
+    let storage = FaultStorage::open(directory.path());
+    let journal = Arc::new(open(&storage, SETTINGS, &["siem"]));
+    let appender = journal.appender();
+    // Twice: what was written has given the room back to whom it was.
+    for round in 1..=2 {
+        storage.set_full(true);
+        let streams = tokio::spawn({
+            let appender = appender.clone();
+            async move {
+                for number in 0..40 {
+                    appender.append(one(number, MIB)).await.unwrap();
+                }
+            }
+        });
+        let filled = async {
+            while journal.progress().waiting_bytes < QUEUE_BYTES - MIB {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, filled).await.unwrap();
+        let fitting = DATAGRAMS_BYTES / (MIB + 1000);
+        for number in 0..fitting {
+            timeout(PATIENCE, appender.append_datagrams(one(number, MIB))).await.unwrap().unwrap();
+        }
+        assert!(!streams.is_finished());
+        let mut one_more = pin!(appender.append_datagrams(one(0, MIB)));
+        assert!(timeout(Duration::from_millis(50), &mut one_more).await.is_err(), "they are bounded too");
+        assert!(journal.progress().waiting_bytes <= QUEUE_BYTES + DATAGRAMS_BYTES);
+        storage.set_full(false);
+        timeout(PATIENCE, one_more).await.unwrap().unwrap();
+        timeout(PATIENCE, streams).await.unwrap().unwrap();
+        let end = journal.progress().appended;
+        assert_eq!(end.ordinal, round * (40 + fitting as u64 + 1));
+        until_durable(&appender, end).await;
+    }
 }
 
 #[tokio::test]

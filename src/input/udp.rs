@@ -77,7 +77,7 @@ impl Socket {
                     }
                     let batch = self.receive();
                     let few = batch.messages() < MANY_DATAGRAMS;
-                    if !batch.is_empty() && let Err(refused) = appender.append(batch).await {
+                    if !batch.is_empty() && let Err(refused) = appender.append_datagrams(batch).await {
                         tracing::error!(socket = self.label, %refused, "datagrams are refused from now on");
                         break;
                     }
@@ -91,7 +91,7 @@ impl Socket {
                 }
                 () = quiescing(&mut control) => {
                     let batch = self.receive();
-                    if batch.is_empty() || appender.append(batch).await.is_err() {
+                    if batch.is_empty() || appender.append_datagrams(batch).await.is_err() {
                         break;
                     }
                 }

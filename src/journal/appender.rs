@@ -17,8 +17,11 @@ use super::writer::Poisoned;
 use crate::proto::batch::{Batch, BatchBuilder, Stamp};
 use crate::proto::position::{Mark, Position};
 
-/// Bytes that may wait for the disk; beyond, inputs wait.
-pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes that may wait for the disk; beyond, inputs wait. What waits gets cold, and is still to be written, summed and sent:
+/// with twice as much a thousand busy connections cost a quarter more each message.
+pub const QUEUE_BYTES: usize = 32 * 1024 * 1024;
+/// Bytes of datagrams that may wait beside: their senders do not.
+pub const DATAGRAMS_BYTES: usize = 32 * 1024 * 1024;
 /// Connections that may hold what they have read at the same time, a read of 256 KiB each: with a full queue, thousands would
 /// hold more than the queue does.
 const HANDS: usize = 128;
@@ -92,6 +95,8 @@ pub(super) struct Queue {
     pub(super) waiting_bytes: usize,
     /// When the first of `waiting` came.
     pub(super) waiting_since: Instant,
+    /// Bytes of the room for datagrams that are taken: of what is written, it gets back its own first.
+    pub(super) datagrams_bytes: usize,
     /// Where the next batch will stand.
     pub(super) end: Mark,
     pub(super) refused: Option<Refused>,
@@ -105,6 +110,7 @@ pub(super) struct Inbox {
     pub(super) queue: Mutex<Queue>,
     pub(super) bell: Condvar,
     pub(super) room: Semaphore,
+    pub(super) datagrams_room: Semaphore,
     hands: Semaphore,
     pub(super) memory: Arc<Memory>,
 }
@@ -115,12 +121,19 @@ impl Inbox {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_since: Instant::now(),
+            datagrams_bytes: 0,
             end,
             refused: None,
             give_up_at: None,
         };
-        let (room, hands) = (Semaphore::new(QUEUE_BYTES), Semaphore::new(HANDS));
-        Inbox { queue: Mutex::new(queue), bell: Condvar::new(), room, hands, memory }
+        Inbox {
+            queue: Mutex::new(queue),
+            bell: Condvar::new(),
+            room: Semaphore::new(QUEUE_BYTES),
+            datagrams_room: Semaphore::new(DATAGRAMS_BYTES),
+            hands: Semaphore::new(HANDS),
+            memory,
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -139,7 +152,12 @@ impl Inbox {
 
     pub(super) fn refuse(&self, why: Refused) {
         self.lock().refused.get_or_insert(why);
+        self.close_room();
+    }
+
+    fn close_room(&self) {
         self.room.close();
+        self.datagrams_room.close();
         self.bell.notify_all();
     }
 
@@ -149,8 +167,7 @@ impl Inbox {
         queue.refused.get_or_insert(Refused::Closed);
         queue.give_up_at = Some(queue.give_up_at.map_or(give_up_at, |earlier| earlier.min(give_up_at)));
         drop(queue);
-        self.room.close();
-        self.bell.notify_all();
+        self.close_room();
     }
 
     pub(super) fn push(&self, queue: &mut Queue, waiting: Waiting) -> Mark {
@@ -190,15 +207,39 @@ impl Appender {
     /// # Errors
     /// [`Refused`]; the batch is gone and nothing must be promised for it.
     pub async fn append(&self, builder: BatchBuilder) -> Result<Mark, Refused> {
-        let inbox = &self.shared.inbox;
-        if let Ok(room) = inbox.room.acquire_many(permits(builder.len())).await {
-            let mut queue = inbox.lock();
-            if queue.refused.is_none() {
-                room.forget();
-                return Ok(inbox.push(&mut queue, Waiting::Fresh(builder)));
-            }
+        let room = self.shared.inbox.room.acquire_many(permits(builder.len())).await;
+        self.push(builder, room.ok(), 0)
+    }
+
+    /// The same for datagrams, whose senders cannot wait: there is room for them when streams have filled theirs.
+    ///
+    /// # Errors
+    /// As [`append`](Appender::append).
+    pub async fn append_datagrams(&self, builder: BatchBuilder) -> Result<Mark, Refused> {
+        let (inbox, bytes) = (&self.shared.inbox, permits(builder.len()));
+        if let Ok(room) = inbox.room.try_acquire_many(bytes) {
+            return self.push(builder, Some(room), 0);
         }
-        Err(inbox.lock().refused.clone().unwrap_or(Refused::Closed))
+        let room = inbox.datagrams_room.acquire_many(bytes).await;
+        self.push(builder, room.ok(), bytes as usize)
+    }
+
+    /// Queues a batch that has its room, none if that is closed; so much of it is that of datagrams.
+    fn push(
+        &self,
+        builder: BatchBuilder,
+        room: Option<SemaphorePermit<'_>>,
+        datagrams_bytes: usize,
+    ) -> Result<Mark, Refused> {
+        let mut queue = self.shared.inbox.lock();
+        match (room, &queue.refused) {
+            (Some(room), None) => {
+                room.forget();
+                queue.datagrams_bytes += datagrams_bytes;
+                Ok(self.shared.inbox.push(&mut queue, Waiting::Fresh(builder)))
+            }
+            (_, refused) => Err(refused.clone().unwrap_or(Refused::Closed)),
+        }
     }
 
     /// The right to read, until what was read is appended: take it when there is something to read, or leave it to others.

@@ -9,8 +9,9 @@ use super::memory::Memory;
 use crate::proto::batch::Batch;
 use crate::proto::position::Position;
 
-/// Bytes that are kept at most: two writes and what a reader is behind them. One that is further behind reads the file.
-const KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes that are kept at most: all of a full queue that was written at once, and what a reader is behind it. One that is
+/// further behind reads the file, which costs so much more that it stays behind.
+const KEPT_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Batches that were written last, as long as somebody reads.
 #[derive(Debug, Default)]

@@ -194,12 +194,18 @@ impl Thread {
 
     /// Gives the room of written batches of these sizes back to the queue.
     fn make_room(&mut self, sizes: &[usize]) {
-        let inbox = &self.shared.inbox;
-        inbox.lock().waiting_bytes -= sizes.iter().sum::<usize>();
         let room: usize = sizes.iter().map(|bytes| permits(*bytes) as usize).sum();
         let unpaid = room.min(self.unpaid);
         self.unpaid -= unpaid;
-        inbox.room.add_permits(room - unpaid);
+        let room = room - unpaid;
+        let inbox = &self.shared.inbox;
+        let mut queue = inbox.lock();
+        queue.waiting_bytes -= sizes.iter().sum::<usize>();
+        let of_datagrams = room.min(queue.datagrams_bytes);
+        queue.datagrams_bytes -= of_datagrams;
+        drop(queue);
+        inbox.datagrams_room.add_permits(of_datagrams);
+        inbox.room.add_permits(room - of_datagrams);
     }
 
     fn publish_written(&mut self, before: Mark) {

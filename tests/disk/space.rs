@@ -18,7 +18,7 @@ fn a_full_disk_holds_senders_back_and_goes_on_by_itself_when_there_is_space() {
     // Three quarters of what the configuration allows is not there.
     let journal = "[journal]\nmax_size = \"200MiB\"\nsegment_size = \"1MiB\"\n";
     let daemon = lab.start(&[journal, &tcp_to_tcp(input, "", output)].concat());
-    // More than the disk with its space back, the queue (64 MiB) and all socket buffers.
+    // More than the disk with its space back, the queue (32 MiB) and all socket buffers.
     let sent: Vec<_> = ["one", "two", "three"].map(|name| thick(name, 55_000)).into();
     let count: usize = sent.iter().map(Vec::len).sum();
     let senders: Vec<Sender> = sent.iter().map(|messages| Sender::start(v4(input), messages)).collect();

@@ -52,7 +52,7 @@ fn a_full_journal_makes_senders_wait_and_loses_nothing() {
     let (taken, sender) = send_in_background(v4(input), bytes);
 
     wait_until_it_stands_still(Duration::from_secs(2), || taken.load(Ordering::Relaxed));
-    // The queue before the disk (64 MiB), the journal, and what the kernel's four socket buffers hold.
+    // The queue before the disk (32 MiB), the journal, and what the kernel's four socket buffers hold.
     let held = taken.load(Ordering::Relaxed);
     assert!(held < all, "all {all} bytes were taken: the sender never had to wait");
     assert!(daemon.peak_memory() < 256 << 20, "{} bytes of memory", daemon.peak_memory());
