@@ -118,6 +118,20 @@ impl Load {
                     | Load::Forward
                     | Load::ForwardPaced
             ),
+            Kind::Bare => matches!(
+                self,
+                Load::Tcp1
+                    | Load::Tcp1000
+                    | Load::Tcp10000
+                    | Load::Rate1k
+                    | Load::Latency
+                    | Load::Rate100k
+                    | Load::Rate300k
+                    | Load::Rate1m
+                    | Load::Forward
+                    | Load::ForwardGzip
+                    | Load::ForwardPaced
+            ),
             _ if self == Load::Backlog => relay.is_persistent(),
             _ => self.setup() == Setup::SYSLOG,
         }

@@ -14,6 +14,7 @@
 //! `cargo test --all-targets` and nextest run bench targets too, and must not wait minutes for this one.
 
 mod backlog;
+mod bare;
 mod chunks;
 mod datagrams;
 mod generator;
@@ -27,7 +28,7 @@ mod run;
 mod sink;
 mod tally;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -38,7 +39,7 @@ use load::Load;
 use measure::{interrupted, watch_signals};
 use relay::Kind;
 use report::{BARE, Report, Row};
-use run::{bare, measure_row};
+use run::{measure_bare, measure_row};
 
 /// Measures relays on loopback.
 #[derive(Parser)]
@@ -48,7 +49,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_name = "LOAD")]
     only: Vec<Load>,
     /// Relays to run, by the begin of their names: twinlog, twinlog-mirrored (as root), rsyslog-memory, rsyslog-disk,
-    /// syslog-ng-memory, syslog-ng-disk
+    /// syslog-ng-memory, syslog-ng-disk, bare-relay (reads, writes, syncs and sends)
     #[arg(long, value_delimiter = ',', value_name = "RELAY")]
     relay: Vec<String>,
     /// Messages of the loads that are as fast as they are taken
@@ -87,6 +88,10 @@ struct Options {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some(bare::ARGUMENT) {
+        return ended(bare::run(Path::new(&arguments.next().unwrap_or_default())).map(|()| true));
+    }
     let asked = |flag: &str| std::env::args().any(|argument| argument == flag);
     if !asked("--bench") || asked("--list") {
         return ExitCode::SUCCESS;
@@ -95,7 +100,11 @@ fn main() -> ExitCode {
     if options.filter.as_deref().is_some_and(|filter| !"macro".contains(filter)) {
         return ExitCode::SUCCESS;
     }
-    match run(&options) {
+    ended(run(&options))
+}
+
+fn ended(outcome: Result<bool>) -> ExitCode {
+    match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -133,7 +142,7 @@ fn run(options: &Options) -> Result<bool> {
             }
             if matches!(load, Load::Udp | Load::Udp10k) {
                 eprintln!("macro: round {round}, {} {BARE}", load.name());
-                record(BARE, bare(*load, options));
+                record(BARE, measure_bare(*load, options));
             }
         }
     }

@@ -24,6 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
+use crate::bare;
 use crate::measure::{Deadline, Usage, now_ns};
 use crate::pair::{self, Cable, NODES};
 pub use ports::Ports;
@@ -47,16 +48,19 @@ pub enum Kind {
     RsyslogDisk,
     SyslogNgMemory,
     SyslogNgDisk,
+    /// This program, as `bare.rs`.
+    Bare,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 7] = [
         Kind::Twinlog,
         Kind::TwinlogMirrored,
         Kind::RsyslogMemory,
         Kind::RsyslogDisk,
         Kind::SyslogNgMemory,
         Kind::SyslogNgDisk,
+        Kind::Bare,
     ];
 
     pub fn name(self) -> &'static str {
@@ -67,12 +71,13 @@ impl Kind {
             Kind::RsyslogDisk => "rsyslog-disk",
             Kind::SyslogNgMemory => "syslog-ng-memory",
             Kind::SyslogNgDisk => "syslog-ng-disk",
+            Kind::Bare => "bare-relay",
         }
     }
 
     /// Whether it keeps what it has taken in over a planned restart.
     pub fn is_persistent(self) -> bool {
-        !matches!(self, Kind::RsyslogMemory | Kind::SyslogNgMemory)
+        !matches!(self, Kind::RsyslogMemory | Kind::SyslogNgMemory | Kind::Bare)
     }
 
     /// Where the program is: `TWINLOG_BIN`, else what cargo built beside this benchmark; none if it is not there.
@@ -84,6 +89,7 @@ impl Kind {
             }
             Kind::RsyslogMemory | Kind::RsyslogDisk => PathBuf::from(RSYSLOGD),
             Kind::SyslogNgMemory | Kind::SyslogNgDisk => syslog_ng::program(),
+            Kind::Bare => env::current_exe().ok()?,
         };
         path.is_file().then_some(path)
     }
@@ -101,6 +107,7 @@ impl Kind {
             ),
             Kind::SyslogNgMemory => syslog_ng::config(dir, ports, false)?,
             Kind::SyslogNgDisk => syslog_ng::config(dir, ports, true)?,
+            Kind::Bare => bare::config(ports, setup.flow)?,
         })
     }
 
@@ -114,6 +121,7 @@ impl Kind {
                 command.arg("-n").arg("-f").arg(config).arg("-i").arg(dir.join("pid"))
             }
             Kind::SyslogNgMemory | Kind::SyslogNgDisk => return syslog_ng::command(dir),
+            Kind::Bare => command.arg(bare::ARGUMENT).arg(config),
         };
         Ok(command)
     }

@@ -171,7 +171,7 @@ impl Run<'_> {
 }
 
 /// The same load on a loop that throws away.
-pub fn bare(load: Load, options: &Options) -> Result<Row> {
+pub fn measure_bare(load: Load, options: &Options) -> Result<Row> {
     let plan = &load.plan(options);
     let deadline = Deadline::after(Duration::from_secs(options.timeout));
     let socket = bind_bare()?;
