@@ -10,7 +10,7 @@ use twinlog::proto::forward::compression::gzip;
 use twinlog::proto::forward::entry::Entries;
 use twinlog::proto::forward::json::write_json;
 use twinlog::proto::forward::message::{Request, Scratch};
-use twinlog::proto::forward::render::{Extra, packed_forward, syslog_entry};
+use twinlog::proto::forward::render::{packed_forward, syslog_entry};
 use twinlog::proto::forward::scan::{Scanner, Step};
 use twinlog::proto::syslog::message::{Context, Message};
 use twinlog::proto::syslog::zone::Zone;
@@ -66,7 +66,7 @@ fn main() {
     let mut out = Vec::new();
     per_entry("render as entry", || {
         out.clear();
-        (0..ENTRIES).for_each(|_| syslog_entry(&mut out, black_box(&message), &Extra::default()));
+        (0..ENTRIES).for_each(|_| syslog_entry(&mut out, black_box(&message)));
         black_box(out.len());
     });
 }

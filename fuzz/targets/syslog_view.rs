@@ -52,13 +52,13 @@ fn view(envelope: &Envelope<'_>, context: &Context) {
     assert!(message.msg.is_empty() || (inside.start <= msg.start && msg.end <= inside.end), "msg is a part of it");
 
     let journal = JournalId { node: "agg-a".parse().expect("a valid name"), incarnation: Incarnation(77) };
-    let id = journal.message(envelope.position);
+    let id = format!("{journal}/{}", envelope.position);
     let mut shared = SharedText::new(&journal);
     let mut json = Vec::new();
     render::json(&mut json, &mut shared, envelope, &message, true);
     let value: Value = serde_json::from_slice(&json).expect("JSON that others can read");
     assert_eq!(BASE64.decode(value["raw_b64"].as_str().expect("text")).expect("base64"), payload);
-    assert_eq!(value["id"], id.to_string());
+    assert_eq!(value["id"], id);
     match value.get("msg") {
         Some(text) => assert_eq!(text.as_str().expect("text").as_bytes(), message.msg),
         None => assert_eq!(BASE64.decode(value["msg_b64"].as_str().expect("text")).expect("base64"), message.msg),
@@ -68,7 +68,7 @@ fn view(envelope: &Envelope<'_>, context: &Context) {
     render::rfc5424(&mut out, &mut shared, envelope, None, &message);
     let read = reread(&out, &message, context);
     let elements = read.structured_data.expect("our element is there").elements();
-    assert_eq!(elements[0].params[0], ("id".to_owned(), id.to_string()));
+    assert_eq!(elements[0].params[0], ("id".to_owned(), id));
     // Twice through, as over two nodes in a row: nothing grows but our own element.
     render::rfc5424(&mut again, &mut shared, envelope, None, &read);
     let twice = reread(&again, &read, context);

@@ -129,43 +129,9 @@ pub struct JournalId {
     pub incarnation: Incarnation,
 }
 
-impl JournalId {
-    /// The stable id of the message at `position`: `NODE/INCARNATION/POSITION`, the same on both nodes and in every
-    /// re-send, so that a destination can drop a repeat.
-    #[must_use]
-    pub fn message(&self, position: Position) -> MessageId<'_> {
-        MessageId { journal: self, position, event: None }
-    }
-
-    /// The stable id of an event of the forward chunk at `position`: `NODE/INCARNATION/POSITION.EVENT`, events counted
-    /// from 0. A position alone names the chunk, whose events may be compressed and have none of their own.
-    #[must_use]
-    pub fn event(&self, position: Position, event: u32) -> MessageId<'_> {
-        MessageId { journal: self, position, event: Some(event) }
-    }
-}
-
 impl fmt::Display for JournalId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.node, self.incarnation)
-    }
-}
-
-/// The stable id of one message; see [`JournalId::message`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MessageId<'a> {
-    /// The journal that first took the message.
-    pub journal: &'a JournalId,
-    /// Where in it.
-    pub position: Position,
-    /// Which event of the forward chunk at this position.
-    pub event: Option<u32>,
-}
-
-impl fmt::Display for MessageId<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.journal, self.position)?;
-        self.event.map_or(Ok(()), |event| write!(f, ".{event}"))
     }
 }
 
@@ -174,10 +140,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn message_id_names_node_incarnation_position_and_event() {
+    fn a_journal_is_its_node_and_its_incarnation_in_hexadecimal() {
         let journal = JournalId { node: "agg-a".parse().unwrap(), incarnation: Incarnation(0x19a_a3f0) };
-        assert_eq!(journal.message(Position(8123)).to_string(), "agg-a/19aa3f0/8123");
-        assert_eq!(journal.event(Position(8123), 7).to_string(), "agg-a/19aa3f0/8123.7");
+        assert_eq!(journal.to_string(), "agg-a/19aa3f0");
     }
 
     #[test]

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use super::compression::{Encoding, gzip, inflate};
 use super::entry::Entries;
 use super::message::INFLATED_BYTES_MAX;
-use super::render::{ChunkId, Extra, frame_head, frame_tail, plain_up_to, syslog_entry, syslog_tag};
+use super::render::{ChunkId, frame_head, frame_tail, plain_up_to, syslog_entry, syslog_tag};
 use crate::proto::batch::Batch;
 use crate::proto::envelope::{Chunk, Envelope, Kind};
 use crate::proto::position::{JournalId, Position};
@@ -154,7 +154,7 @@ impl Groups {
         syslog_tag(&mut tag, envelope.origin.tag, message.priority);
         let group = self.group(&tag, envelope.position);
         let before = group.copied.len();
-        syslog_entry(&mut group.copied, &message, &Extra::default());
+        syslog_entry(&mut group.copied, &message);
         group.length += group.copied.len() - before;
         group.events += 1;
         self.tag = tag;

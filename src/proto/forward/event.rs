@@ -102,7 +102,7 @@ pub fn json(
     raw: bool,
 ) {
     out.reserve(256 + 2 * entry.record.len());
-    text.push_keys(out, envelope.position, Some(number), &envelope.origin);
+    text.push_keys(out, envelope, Some(number));
     out.extend_from_slice(b"forward\",\"tag\":");
     Text::of(&String::from_utf8_lossy(envelope.origin.tag)).push(out);
     out.extend_from_slice(b",\"time\":\"");

@@ -16,7 +16,6 @@
 //! | `ident`, `pid`, `msgid` | str | the message has them |
 //! | `extradata` | str: the structured data as they stand | the message has some |
 //! | `message` | str: the text's bytes, UTF-8 or not, which is what fluentd, fluent-bit and the Go logger do | always |
-//! | `id`, `source` | str: the message's stable id, the sender's address | asked for |
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -29,7 +28,7 @@ use super::compression::Encoding;
 use super::entry::Entries;
 use super::value::{push_array, push_bin_header, push_event_time_header, push_int, push_map, push_str};
 use crate::proto::envelope::Timestamp;
-use crate::proto::position::{JournalId, MessageId, Position};
+use crate::proto::position::{JournalId, Position};
 use crate::proto::syslog::message::{Host, Message};
 use crate::proto::syslog::priority::Priority;
 
@@ -141,17 +140,8 @@ pub(super) fn plain_up_to(out: &mut Vec<u8>, entries: &mut Entries<'_>, bytes: u
     events
 }
 
-/// Fields beside those of the message, when an output is asked for them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Extra<'a> {
-    /// The message's stable id.
-    pub id: Option<MessageId<'a>>,
-    /// The sender's address.
-    pub source: Option<IpAddr>,
-}
-
 /// Appends a syslog message as an entry.
-pub fn syslog_entry(out: &mut Vec<u8>, message: &Message<'_>, extra: &Extra<'_>) {
+pub fn syslog_entry(out: &mut Vec<u8>, message: &Message<'_>) {
     // Keys with their headers: less than 100 bytes.
     out.reserve(384 + message.msg.len());
     let host_known = message.host != Host::Unknown;
@@ -161,8 +151,6 @@ pub fn syslog_entry(out: &mut Vec<u8>, message: &Message<'_>, extra: &Extra<'_>)
         message.pid.is_some(),
         message.msgid.is_some(),
         message.structured_data.is_some(),
-        extra.id.is_some(),
-        extra.source.is_some(),
     ];
     push_array(out, 2);
     push_time(out, message.timestamp);
@@ -183,12 +171,6 @@ pub fn syslog_entry(out: &mut Vec<u8>, message: &Message<'_>, extra: &Extra<'_>)
     push_field(out, b"\xa5msgid", message.msgid.as_ref().map(|msgid| msgid.as_bytes()));
     push_field(out, b"\xa9extradata", message.structured_data.map(|data| data.as_str().as_bytes()));
     push_field(out, b"\xa7message", Some(message.msg));
-    if let Some(id) = extra.id {
-        push_field(out, b"\xa2id", Some(id.to_string().as_bytes()));
-    }
-    if let Some(source) = extra.source {
-        push_ip(out, b"\xa6source", source);
-    }
 }
 
 /// Appends a field, if there is a value; `key` comes with its header.
@@ -235,11 +217,11 @@ mod tests {
         JournalId { node: "agg-a".parse().unwrap(), incarnation: Incarnation(0x19a_a3f0) }
     }
 
-    fn entry(payload: &[u8], extra: &Extra<'_>) -> (Vec<u8>, String) {
+    fn entry(payload: &[u8]) -> (Vec<u8>, String) {
         let received = Timestamp(1_773_144_000_000_000_001);
         let context = Context { received, source: Some("192.0.2.7".parse().unwrap()), zone: Zone::UTC };
         let mut packed = Vec::new();
-        syslog_entry(&mut packed, &Message::parse(payload, &context).unwrap(), extra);
+        syslog_entry(&mut packed, &Message::parse(payload, &context).unwrap());
         let mut entries = Entries::new(&packed);
         let (entry, mut json) = (entries.next().unwrap(), Vec::new());
         assert_eq!((entries.next(), entries.invalid()), (None, 0));
@@ -250,7 +232,7 @@ mod tests {
     #[test]
     fn a_syslog_message_has_the_fields_of_fluentds_parser() {
         let payload = b"<165>1 2003-10-11T22:14:15.003Z h app 7 ID47 [a@1 k=\"v\"] text";
-        let (packed, json) = entry(payload, &Extra::default());
+        let (packed, json) = entry(payload);
         assert_eq!(packed[..11], *b"\x92\xd7\x00\x3f\x88\x80\xb7\x00\x2d\xc6\xc0");
         assert_eq!(
             json,
@@ -260,13 +242,11 @@ mod tests {
 
     #[test]
     fn fields_that_a_message_does_not_have_are_left_out() {
-        let journal = journal();
-        let extra = Extra { id: Some(journal.message(Position(8))), source: Some("2001:db8::1".parse().unwrap()) };
-        let (packed, json) = entry(b"text \xff", &extra);
+        let (packed, json) = entry(b"text \xff");
         assert_eq!(packed[..11], *b"\x92\xd7\x00\x69\xb0\x07\xc0\x00\x00\x00\x01");
         assert_eq!(
             json,
-            "{\"pri\":13,\"facility\":\"user\",\"severity\":\"notice\",\"host\":\"192.0.2.7\",\"message\":\"text \u{fffd}\",\"id\":\"agg-a/19aa3f0/8\",\"source\":\"2001:db8::1\"}"
+            "{\"pri\":13,\"facility\":\"user\",\"severity\":\"notice\",\"host\":\"192.0.2.7\",\"message\":\"text \u{fffd}\"}"
         );
         assert!(packed.windows(15).any(|part| part == b"\xa7message\xa6text \xff"));
     }

@@ -67,7 +67,7 @@ pub fn rfc5424(
         push_field(out, field.as_deref().unwrap_or(""), length_max);
     }
     out.push(b' ');
-    text.push_element(out, envelope.position, event, &envelope.origin);
+    text.push_element(out, envelope, event);
     push_elements_beside(out, message.structured_data);
     if !message.msg.is_empty() {
         out.push(b' ');
@@ -121,7 +121,7 @@ fn push_field(out: &mut Vec<u8>, text: &str, length_max: usize) {
 /// Appends `message` as one JSON object without a line end; with `raw` also the payload as `raw_b64`.
 pub fn json(out: &mut Vec<u8>, text: &mut SharedText, envelope: &Envelope<'_>, message: &Message<'_>, raw: bool) {
     out.reserve(384 + message.msg.len());
-    text.push_keys(out, envelope.position, None, &envelope.origin);
+    text.push_keys(out, envelope, None);
     out.extend_from_slice(message.format.as_str().as_bytes());
     out.extend_from_slice(PRIORITY_KEYS[usize::from(message.priority.value())].as_bytes());
     write_rfc3339(out, message.timestamp, JSON_DIGITS);

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::calendar::write_rfc3339;
 use super::decimal;
 use super::render::{JSON_DIGITS, SD_ID};
-use crate::proto::envelope::{Origin, Timestamp};
+use crate::proto::envelope::{Envelope, Origin, Timestamp};
 use crate::proto::json_string::Text;
 use crate::proto::position::{JournalId, Position};
 
@@ -34,26 +34,17 @@ impl SharedText {
     /// The texts of `journal`.
     #[must_use]
     pub fn new(journal: &JournalId) -> SharedText {
-        let mut text = journal.node.as_str().as_bytes().to_vec();
-        text.push(b'/');
-        push_hexadecimal(&mut text, journal.incarnation.0);
-        text.push(b'/');
-        SharedText { journal: text, element: Reception::default(), keys: Reception::default() }
+        let journal = format!("{journal}/").into_bytes();
+        SharedText { journal, element: Reception::default(), keys: Reception::default() }
     }
 
     /// Appends our structured data element, with id, source and time of reception, but for the bracket that ends it.
-    pub(super) fn push_element(
-        &mut self,
-        out: &mut Vec<u8>,
-        position: Position,
-        event: Option<u32>,
-        origin: &Origin<'_>,
-    ) {
+    pub(super) fn push_element(&mut self, out: &mut Vec<u8>, envelope: &Envelope<'_>, event: Option<u32>) {
         out.push(b'[');
         out.extend_from_slice(SD_ID.as_bytes());
         out.extend_from_slice(b" id=\"");
-        self.push_id(out, position, event);
-        out.extend_from_slice(self.element.of(origin, |text| {
+        self.push_id(out, envelope.position, event);
+        out.extend_from_slice(self.element.of(&envelope.origin, |text, origin| {
             if let Some(source) = origin.source {
                 text.extend_from_slice(b"\" src=\"");
                 push_ip(text, source.ip().to_canonical());
@@ -65,16 +56,10 @@ impl SharedText {
     }
 
     /// Appends the keys that every JSON object begins with, up to the value of `format`.
-    pub(in crate::proto) fn push_keys(
-        &mut self,
-        out: &mut Vec<u8>,
-        position: Position,
-        event: Option<u32>,
-        origin: &Origin<'_>,
-    ) {
+    pub(in crate::proto) fn push_keys(&mut self, out: &mut Vec<u8>, envelope: &Envelope<'_>, event: Option<u32>) {
         out.extend_from_slice(b"{\"id\":\"");
-        self.push_id(out, position, event);
-        out.extend_from_slice(self.keys.of(origin, |text| {
+        self.push_id(out, envelope.position, event);
+        out.extend_from_slice(self.keys.of(&envelope.origin, |text, origin| {
             text.extend_from_slice(b"\",\"received\":\"");
             write_rfc3339(text, origin.received_at, JSON_DIGITS);
             text.extend_from_slice(b"\",\"source\":");
@@ -92,8 +77,8 @@ impl SharedText {
         }));
     }
 
-    /// `NODE/INCARNATION/POSITION`, with `.EVENT` if it is one of a chunk, as
-    /// [`MessageId`](crate::proto::position::MessageId) displays it.
+    /// Appends a message's stable id: the same on both nodes and in every re-send, so that a destination can drop a repeat.
+    /// `NODE/INCARNATION/POSITION`; of an event of a forward chunk, whose position it has, with `.EVENT`, counted from 0.
     fn push_id(&self, out: &mut Vec<u8>, position: Position, event: Option<u32>) {
         out.extend_from_slice(&self.journal);
         decimal::push(out, position.0);
@@ -106,13 +91,13 @@ impl SharedText {
 
 impl Reception {
     /// The text for `origin`, which `write` makes if the last one was another's.
-    fn of(&mut self, origin: &Origin<'_>, write: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+    fn of(&mut self, origin: &Origin<'_>, write: impl FnOnce(&mut Vec<u8>, &Origin<'_>)) -> &[u8] {
         let wanted = Some((origin.received_at, origin.source));
         if self.made_for != wanted || self.input != origin.input {
             self.made_for = wanted;
             origin.input.clone_into(&mut self.input);
             self.text.clear();
-            write(&mut self.text);
+            write(&mut self.text, origin);
         }
         &self.text
     }
@@ -135,32 +120,23 @@ pub(super) fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
-fn push_hexadecimal(out: &mut Vec<u8>, value: u64) {
-    let digits = (u64::BITS - value.leading_zeros()).div_ceil(4).max(1) as usize;
-    let mut text = [0; 16];
-    for (place, digit) in text.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(value >> (4 * place)) as usize & 15];
-    }
-    out.extend_from_slice(&text[text.len() - digits..]);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::envelope::Transport;
+    use crate::proto::envelope::{Flags, Kind, Transport};
     use crate::proto::position::Incarnation;
 
     #[test]
-    fn the_id_is_the_one_that_is_displayed() {
-        let journal = JournalId { node: "n".parse().unwrap(), incarnation: Incarnation(u64::MAX) };
+    fn an_id_names_node_incarnation_position_and_event() {
+        let journal = JournalId { node: "agg-a".parse().unwrap(), incarnation: Incarnation(0x19a_a3f0) };
         let text = SharedText::new(&journal);
-        for position in [0, 9, 10, u64::MAX].map(Position) {
+        for position in [0, 9, 10, 8123, u64::MAX] {
             let mut out = Vec::new();
-            text.push_id(&mut out, position, None);
-            assert_eq!(out, journal.message(position).to_string().as_bytes());
+            text.push_id(&mut out, Position(position), None);
+            assert_eq!(out, format!("agg-a/19aa3f0/{position}").as_bytes());
             out.clear();
-            text.push_id(&mut out, position, Some(u32::MAX));
-            assert_eq!(out, journal.event(position, u32::MAX).to_string().as_bytes());
+            text.push_id(&mut out, Position(position), Some(u32::MAX));
+            assert_eq!(out, format!("agg-a/19aa3f0/{position}.4294967295").as_bytes());
         }
     }
 
@@ -184,12 +160,14 @@ mod tests {
             first,
         ];
         for origin in origins {
+            let (position, kind) = (Position(7), Kind::Syslog);
+            let envelope = Envelope { position, origin, flags: Flags::NONE, kind, payload: b"" };
             let (mut shared, mut fresh) = (Vec::new(), Vec::new());
-            text.push_keys(&mut shared, Position(7), None, &origin);
-            text.push_element(&mut shared, Position(7), None, &origin);
+            text.push_keys(&mut shared, &envelope, None);
+            text.push_element(&mut shared, &envelope, None);
             let mut other = SharedText::new(&journal);
-            other.push_keys(&mut fresh, Position(7), None, &origin);
-            other.push_element(&mut fresh, Position(7), None, &origin);
+            other.push_keys(&mut fresh, &envelope, None);
+            other.push_element(&mut fresh, &envelope, None);
             assert_eq!(shared.escape_ascii().to_string(), fresh.escape_ascii().to_string());
         }
     }
