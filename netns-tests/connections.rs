@@ -164,7 +164,7 @@ fn hand_over(vip: IpAddr, from: &mut Server<'_>, to: &mut Server<'_>) {
         tcp_repair::close_silently(stream).unwrap();
         to.connections.push(Echo { number, received, owed, ended, ..Echo::new(live) });
     }
-    // Again, as the daemon does it: without the one that was lost a client would talk to the old host for half a minute.
+    // Again, as the daemon does: if the first is lost a client talks to the old host for half a minute.
     to.node.announce(vip);
     from.node.remove(vip, from.node.lo);
     socket_filter::remove(&from.listener).unwrap();

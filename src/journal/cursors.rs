@@ -86,8 +86,8 @@ pub fn load(storage: &dyn Storage, incarnation: Incarnation) -> io::Result<Saved
     Ok(slots.max_by_key(|saved| saved.sequence).unwrap_or_default())
 }
 
-/// Writes `marks` into the slot that does not hold `saved`, and then holds them in `saved`; an output beyond the slot's space (about 800) is left
-/// out, which costs it repeats.
+/// Writes `marks` into the slot that does not hold `saved`, and then holds them in `saved`; an output beyond the slot's
+/// space (about 800) is left out, which costs it repeats.
 ///
 /// # Errors
 /// What the storage says; the older slot still stands then.

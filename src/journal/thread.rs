@@ -112,7 +112,8 @@ impl Thread {
     }
 
     /// Waits for work and seals it. Nothing is promised before it is synced, so nothing is written long before that: at a
-    /// few messages a second or a hundred thousand, there is one write and one sync in a commit interval. False when the inbox is closed and everything is written.
+    /// few messages a second or a hundred thousand, there is one write and one sync in a commit interval. False when the
+    /// inbox is closed and everything is written.
     fn gather(&mut self) -> bool {
         let interval = self.shared.settings.commit_interval;
         let inbox = &self.shared.inbox;

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::common::{assert_same, lines, message, wait_until_it_stands_still};
 
-/// Memory that a daemon may ever have: the queue before the disk (32 MiB, and as much of datagrams), what is being written and sent, the program.
+/// Memory that a daemon may ever have: the queue before the disk (32 MiB, and as much of datagrams), what is being written
+/// and sent, the program.
 pub const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
 /// Messages of about 1 KB, so that a disk is full after a few ten thousand.
