@@ -1,5 +1,5 @@
-//! What a pair does when parts of the network between its nodes are gone: nothing acknowledged is lost, and after it has healed
-//! there is one active node and nothing left to deliver.
+//! What a pair does when parts of the network between its nodes are gone: nothing acknowledged is lost, and after it has
+//! healed there is one active node and nothing left to deliver.
 
 use std::process::Command;
 

@@ -87,7 +87,8 @@ impl Ledger {
         last
     }
 
-    /// The longest time between two messages in turn that were received, in milliseconds; of those whose numbers are `turn` apart.
+    /// The longest time between two messages in turn that were received, in milliseconds; of those whose numbers are `turn`
+    /// apart.
     pub fn longest_pause(&self, name: &str, turn: usize) -> f64 {
         let book = self.book.lock().unwrap();
         let seen = book.get(name).map(Vec::as_slice).unwrap_or_default();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::aggregators::SYSLOG_PORT;
 use super::lab::{Host, VIPS};
 
-/// Numbered lines at a steady rate, in turn over so many connections. Some are written in two pieces, so that a connection is
-/// mostly inside of one.
+/// Numbered lines at a steady rate, in turn over so many connections. Some are written in two pieces, so that a connection
+/// is mostly inside of one.
 pub struct Lines {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Sent>,

@@ -1,5 +1,5 @@
-//! The promises of a pair, round after round under full load: 20 000 datagrams/s, thousands of lines/s over live TCP connections,
-//! rsyslog with omfwd and omrelp, forward clients that want acknowledgements.
+//! The promises of a pair, round after round under full load: 20 000 datagrams/s, thousands of lines/s over live TCP
+//! connections, rsyslog with omfwd and omrelp, forward clients that want acknowledgements.
 //!
 //! The long runs are `netns-tests/rounds.sh`; the gate has two rounds.
 

@@ -14,7 +14,8 @@
 //! | `tcp` | ten, 100 lines a second each | what the kernel took |
 //! | `forward` | two, one event after the other | what was acknowledged |
 //!
-//! Every message has a number, so that each can be said to have arrived: `lab:NAME:KIND:SENDER:NUMBER;`. A name is used once.
+//! Every message has a number, so that each can be said to have arrived: `lab:NAME:KIND:SENDER:NUMBER;`. A name is used
+//! once.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};

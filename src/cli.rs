@@ -144,9 +144,9 @@ pub enum Verb {
     /// With a pair it is two processes: the daemon, and its parent, a guardian that takes the shared addresses off the
     /// link when the daemon dies or stands still.
     ///
-    /// SIGTERM and SIGINT stop it in order: the shared addresses are handed over, what was taken in is made safe, the outputs deliver what they can within
-    /// drain.stop_deadline, and what is left stays in the journal for the next start. A second one stops it at once.
-    /// SIGHUP reads the configuration again, like `twinlog reload`.
+    /// SIGTERM and SIGINT stop it in order: the shared addresses are handed over, what was taken in is made safe, the
+    /// outputs deliver what they can within drain.stop_deadline, and what is left stays in the journal for the next start.
+    /// A second one stops it at once. SIGHUP reads the configuration again, like `twinlog reload`.
     #[command(after_long_help = "Examples:
   twinlog run
   logger --server 127.0.0.1 --port 5514 --udp hello
@@ -240,8 +240,9 @@ Exit status: 0 interrupted or its reader has gone, 3 the daemon cannot be reache
     Failover(failover::Failover),
     /// Hand this node over and empty it, with a receipt
     ///
-    /// The peer takes the live TCP connections, the addresses and the deliveries; what is on its way to this node is received,
-    /// and what its journal holds reaches the peer and the destinations. Interrupting this command does not cancel the drain.
+    /// The peer takes the live TCP connections, the addresses and the deliveries; what is on its way to this node is
+    /// received, and what its journal holds reaches the peer and the destinations. Interrupting this command does not
+    /// cancel the drain.
     ///
     /// With --restart the service is restarted when the receipt is clean, by systemctl, and the command waits until the
     /// node is back: a standby, in sync with its peer. That applies an upgrade, of the standby first and then of the

@@ -5,10 +5,11 @@
 //! [`load`] is the same with files. Nothing here opens a socket; [`check_environment`] looks at the disk and is asked
 //! separately, because `twinlog check` must also judge a file meant for another machine.
 //!
-//! serde stops at the first error, so the text becomes toml's spanned tree (`toml::de::DeTable`) and the sections take
-//! from it what they know (`sections.rs` over `reader.rs`); what nobody took is an unknown key. To add a key: a
-//! field with its default here (in `input.rs`, `output.rs`), a line in `sections.rs` (`output_sections.rs`), a line in `effective.rs`. Drop-ins are not merged as texts:
-//! a section reads one table that has parts in several files, so every value keeps its own place.
+//! serde stops at the first error, so the text becomes toml's spanned tree (`toml::de::DeTable`) and the sections take from
+//! it what they know (`sections.rs` over `reader.rs`); what nobody took is an unknown key. To add a key: a field with its
+//! default here (in `input.rs`, `output.rs`), a line in `sections.rs` (`output_sections.rs`), a line in `effective.rs`.
+//! Drop-ins are not merged as texts: a section reads one table that has parts in several files, so every value keeps its
+//! own place.
 //!
 //! The same files serve both nodes of a pair; [`Identity`] is what a machine brings to know which of them it is.
 

@@ -425,8 +425,8 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Serves until a signal asks to stop, or an essential task failed, and the drain that follows is over; the failed task's
-    /// name.
+    /// Serves until a signal asks to stop, or an essential task failed, and the drain that follows is over; the failed
+    /// task's name.
     async fn serve(&mut self, signals: &mut Signals, reread: &Reread<'_>) -> Option<String> {
         let supervisor = self.supervisor.clone();
         while !self.may_end() {

@@ -1,7 +1,7 @@
 //! The events file: what changed about the node and why, a JSON object a line, the newest last.
 //!
-//! `DATA_DIR/events`. When there are a tenth more than [`EVENTS_MAX`], the oldest go. It is read by `twinlog events`, with or
-//! without a daemon. A line that is none, as a crash may leave one, is left out.
+//! `DATA_DIR/events`. When there are a tenth more than [`EVENTS_MAX`], the oldest go. It is read by `twinlog events`, with
+//! or without a daemon. A line that is none, as a crash may leave one, is left out.
 //!
 //! Whoever knows that something happened tells a [`Recorder`], which neither waits nor fails: one task writes, and the disk
 //! may take its time.

@@ -218,7 +218,8 @@ pub struct OutputMetrics {
     pub sent: Counter,
     /// Bytes that left.
     pub sent_bytes: Counter,
-    /// Messages known to have arrived: acknowledged by the peer or its TCP, written to the disk, accepted by the kernel (UDP).
+    /// Messages known to have arrived: acknowledged by the peer or its TCP, written to the disk, accepted by the kernel
+    /// (UDP).
     pub acknowledged: Counter,
     /// Messages sent and not yet known to have arrived.
     pub in_flight: Gauge,

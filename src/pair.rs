@@ -32,8 +32,8 @@ use mirrors::Mirrors;
 
 /// Notices that may wait to be told; beyond, the link waits.
 const NOTICES_MAX: usize = 64;
-/// What may wait of all that is said about connections that move, either way. What finds no room is not said: then connections
-/// do not move.
+/// What may wait of all that is said about connections that move, either way. What finds no room is not said: then
+/// connections do not move.
 const MOVES_MAX: usize = CONNECTIONS_MAX + 16;
 
 /// What the link is made of.

@@ -228,8 +228,8 @@ fn since_boot() -> BootTime {
     BootTime(time.into())
 }
 
-/// Makes this host ready for connections to the shared addresses, which come before them: puts those on `lo`, where nobody who
-/// asks is answered, for so long at most, in whole seconds. Returns when the kernel routes to them.
+/// Makes this host ready for connections to the shared addresses, which come before them: puts those on `lo`, where nobody
+/// who asks is answered, for so long at most, in whole seconds. Returns when the kernel routes to them.
 ///
 /// # Errors
 /// What the system says.

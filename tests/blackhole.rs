@@ -1,8 +1,9 @@
 //! A network that breaks between twinlog and a forward server, or between a client and twinlog: two network namespaces, a
 //! veth between them, and nftables in the receiver's. Needs root, iproute2 and nft.
 //!
-//! The case of the sender: the server's host answers the SYN and drops everything after it. The sender is connected, its kernel takes
-//! what it writes, and nothing arrives; then the server dies. Whoever calls written bytes delivered loses them here.
+//! The case of the sender: the server's host answers the SYN and drops everything after it. The sender is connected, its
+//! kernel takes what it writes, and nothing arrives; then the server dies. Whoever calls written bytes delivered loses them
+//! here.
 //!
 //! The case of the receiver: a client that is connected sends chunks into the void, gives up and sends them again on other
 //! connections, under the same ids. Then the network is whole again, and the kernel delivers what is left of the

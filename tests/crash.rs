@@ -1,7 +1,8 @@
 //! `kill -9` of the real daemon at random moments, under load.
 //!
-//! A round: the destinations accept and do not read (in one round of four they read), four connections send numbered messages, `status` is asked again and again, the
-//! daemon is killed; it starts anew, the destinations read, and what they got is judged:
+//! A round: the destinations accept and do not read (in one round of four they read), four connections send numbered
+//! messages, `status` is asked again and again, the daemon is killed; it starts anew, the destinations read, and what they
+//! got is judged:
 //!
 //! * Every message below the last `durable` that `status` showed arrives, byte for byte. This is seen from the ids of
 //!   the output in RFC 5424: they are positions, and the positions of neighbours leave no room for a message between.

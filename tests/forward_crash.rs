@@ -83,7 +83,8 @@ fn no_acknowledged_chunk_is_missing_after_a_kill() {
     kill_at_random(&input, move |client, from| send_until_the_end(client, from, port), judge);
 }
 
-/// Fails if one of each client's acknowledged chunks `from` on is missing or another than was sent; returns how many there are, and how many again.
+/// Fails if one of each client's acknowledged chunks `from` on is missing or another than was sent; returns how many there
+/// are, and how many again.
 fn judge(lab: &Lab, from: &[usize], acknowledged: &[usize], round: u64) -> (usize, usize) {
     // Sound batches only, as the next start would see them.
     let chunks = journaled(&lab.path("data"));

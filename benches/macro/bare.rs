@@ -1,10 +1,10 @@
 //! The least that a relay can do which keeps what it takes: read, write to a file, sync it, send on.
 //!
-//! A process of its own, so that what it costs is counted like any relay's: this program, started with [`ARGUMENT`]. It cuts
-//! what it reads behind the last line end, or, for chunks, not at all: then each connection goes on as one of its own, and what
-//! comes back goes back. What it takes is sent on when it is synced, ten milliseconds after the oldest byte, into a file whose
-//! blocks were written before. There is no checksum, no id, no memory of what was sent, and no second thread. What a relay
-//! costs beside it is its own; what it costs, the kernel asks of everybody.
+//! A process of its own, so that what it costs is counted like any relay's: this program, started with [`ARGUMENT`]. It
+//! cuts what it reads behind the last line end, or, for chunks, not at all: then each connection goes on as one of its own,
+//! and what comes back goes back. What it takes is sent on when it is synced, ten milliseconds after the oldest byte, into
+//! a file whose blocks were written before. There is no checksum, no id, no memory of what was sent, and no second thread.
+//! What a relay costs beside it is its own; what it costs, the kernel asks of everybody.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, IoSlice, Read, Write};

@@ -232,7 +232,8 @@ impl Daemon<'_> {
         }
     }
 
-    /// The addresses are here: so are the connections. Or the link is gone before all were told: their owner goes on with them.
+    /// The addresses are here: so are the connections. Or the link is gone before all were told: their owner goes on with
+    /// them.
     pub(super) fn go_on_with_connections(&mut self) {
         let Some(partner) = &self.partner else { return };
         let is_active = partner.is_active();

@@ -55,8 +55,8 @@ impl Daemon<'_> {
         self.stop.as_ref().is_some_and(|stop| stop.hurry || is_drained())
     }
 
-    /// Inputs first, then the journal, then the outputs, each within what is left of the deadline; being asked once more ends
-    /// the waiting, never the journal's order.
+    /// Inputs first, then the journal, then the outputs, each within what is left of the deadline; being asked once more
+    /// ends the waiting, never the journal's order.
     pub(super) async fn end(&mut self, signals: &mut Signals) {
         let Some(stop) = self.stop.take() else { return };
         if stop.hurry {

@@ -1,4 +1,5 @@
-//! What the service manager hears of the daemon (sd_notify(3), systemd.service(5)): that it serves, how it is, that it lives.
+//! What the service manager hears of the daemon (sd_notify(3), systemd.service(5)): that it serves, how it is, that it
+//! lives.
 //!
 //! A task of the control plane tells it all, so that a control thread that misses its deadlines is not heard of. A sign of
 //! life for `WatchdogSec=` further needs a journal that moves and, with a pair, an election whose thread beats: that a

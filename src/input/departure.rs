@@ -1,8 +1,8 @@
 //! Connections leave with the addresses they were made to: those that can move are held still and handed in, the others come
 //! to their end before.
 //!
-//! The daemon says what it wants ([`Phase`]) and counts who has done it ([`Departures::count`]); listeners and connections follow
-//! by themselves. A connection to another address of this host takes no part.
+//! The daemon says what it wants ([`Phase`]) and counts who has done it ([`Departures::count`]); listeners and connections
+//! follow by themselves. A connection to another address of this host takes no part.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;

@@ -1,11 +1,10 @@
 //! When a connection is read: at once, or, while its bytes trickle in, now and then with what came meanwhile.
 //!
 //! Whatever arrives wakes the runtime, whether anybody waits for it or not, and at ten thousand small writes a second those
-//! wake-ups are most of what a message costs (`BENCHMARKS.md`, what limits `latency`). So when small reads follow one another
-//! within a part of the commit interval, the kernel is asked to tell of much only (`SO_RCVLOWAT`) and the connection is read by
-//! a timer, until nothing came, as network drivers do it with interrupts. It costs a message that part, rounded up to what
-//! timers can do.
-//! Much is told of and read at once, so nobody's window is ever waited for.
+//! wake-ups are most of what a message costs (`BENCHMARKS.md`, what limits `latency`). So when small reads follow one
+//! another within a part of the commit interval, the kernel is asked to tell of much only (`SO_RCVLOWAT`) and the
+//! connection is read by a timer, until nothing came, as network drivers do it with interrupts. It costs a message that
+//! part, rounded up to what timers can do. Much is told of and read at once, so nobody's window is ever waited for.
 
 use std::time::Duration;
 

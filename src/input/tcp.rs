@@ -39,7 +39,8 @@ use crate::tls::{self, Stream};
 
 /// Bytes taken from a connection before another has its turn.
 const READ_BYTES: usize = 256 * 1024;
-/// A segment may be past a socket's filter on another processor when that is set: 0.3 ms, measured; timers have milliseconds.
+/// A segment may be past a socket's filter on another processor when that is set: 0.3 ms, measured; timers have
+/// milliseconds.
 const PAST_THE_FILTER: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -259,8 +260,8 @@ impl Connection {
         })
     }
 
-    /// Reads once, when there is something to read and a hand for it, and takes the frames out; or gives the sender up, if it
-    /// is silent for so long. Cancelling loses nothing.
+    /// Reads once, when there is something to read and a hand for it, and takes the frames out; or gives the sender up, if
+    /// it is silent for so long. Cancelling loses nothing.
     async fn read<'a>(&mut self, appender: &'a Appender, idle: Option<Duration>) -> (Taken, SemaphorePermit<'a>) {
         let mut is_silent = false;
         loop {

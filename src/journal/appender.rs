@@ -22,8 +22,8 @@ use crate::proto::position::{Mark, Position};
 pub const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes of datagrams that may wait beside: their senders do not.
 pub const DATAGRAMS_BYTES: usize = 32 * 1024 * 1024;
-/// Connections that may hold what they have read at the same time, a read of 256 KiB each: with a full queue, thousands would
-/// hold more than the queue does.
+/// Connections that may hold what they have read at the same time, a read of 256 KiB each: with a full queue, thousands
+/// would hold more than the queue does.
 const HANDS: usize = 128;
 /// Bytes that are written before they are due: beyond, waiting longer saves nothing.
 pub(super) const WRITE_BYTES: usize = 1024 * 1024;

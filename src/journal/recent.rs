@@ -57,8 +57,8 @@ impl Recent {
         }
     }
 
-    /// Batches from `at` on without a gap, of which none ends behind `end`: up to so many bytes, or one. None if the first one
-    /// is not kept.
+    /// Batches from `at` on without a gap, of which none ends behind `end`: up to so many bytes, or one. None if the first
+    /// one is not kept.
     pub(super) fn from(&self, at: Position, end: Position, bytes_max: usize) -> Vec<Batch> {
         let newest = self.lock();
         let first = newest.batches.partition_point(|batch| batch.start().position < at);

@@ -21,8 +21,8 @@
 //!
 //! Of a mirror, what its end says is believed by the node that writes the journal: everything before is safe here too, and
 //! is not sent again. So it ends at the first damage in its last segment, where a loss of power may have left the later of
-//! two batches alone; a cursor beyond its end, which may be of one output only, does not move it, nor does a segment that was
-//! being made behind a hole.
+//! two batches alone; a cursor beyond its end, which may be of one output only, does not move it, nor does a segment that
+//! was being made behind a hole.
 
 use std::io;
 
@@ -251,8 +251,8 @@ fn find(storage: &dyn Storage, node: &NodeName, fresh: Incarnation, is_mirror: b
         if verdict == Verdict::Remake {
             findings.retain(|finding| !matches!(finding, Finding::BadHeader { file } if *file == name));
             findings.push(Finding::Unborn { file: name });
-            // Behind positions that will never come, only its header would have told how many messages those had: a mirror is
-            // told again. Its writer uses no position twice.
+            // Behind positions that will never come, only its header would have told how many messages those had: a mirror
+            // is told again. Its writer uses no position twice.
             let is_told_again = is_mirror && file.start > end.position;
             end.position = if is_told_again { end.position } else { file.start };
             continue;

@@ -206,8 +206,8 @@ impl BatchBuilder {
         self.sum(SUM_BYTES);
     }
 
-    /// Adds to the checksum what came since, if that is so much. Whoever fills a batch has it in its processor's cache, unlike
-    /// the thread that seals it.
+    /// Adds to the checksum what came since, if that is so much. Whoever fills a batch has it in its processor's cache,
+    /// unlike the thread that seals it.
     fn sum(&mut self, least: usize) {
         let (sum, end) = (self.summed.0, self.summed.1.max(HEADER_LEN));
         if self.bytes.len() >= end + least {

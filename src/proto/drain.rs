@@ -1,7 +1,7 @@
 //! The drain: a node hands over, takes nothing more, and ends with everything it held somewhere else.
 //!
-//! One machine for `drain`, for `failover`, for a stop of the process, and for their ends. It looks at the node, a [`View`] at a
-//! time, and says which [`Order`]s are due; each stage owns its deadline and its way on.
+//! One machine for `drain`, for `failover`, for a stop of the process, and for their ends. It looks at the node, a [`View`]
+//! at a time, and says which [`Order`]s are due; each stage owns its deadline and its way on.
 //!
 //! | stage | what happens | it ends when | or at its deadline |
 //! | --- | --- | --- | --- |
@@ -22,7 +22,8 @@
 //! | moving | [`Order::HandOver`] | the other node has the addresses: [`Order::LetGo`] | taken back; called off, unless forced |
 //!
 //! Unless it is forced, the loss of the other node calls it off at once: there is nobody for whom connections should end.
-//! The point of no return is the end of the inputs; before, calling it off leaves the node as it was, or in the election again.
+//! The point of no return is the end of the inputs; before, calling it off leaves the node as it was, or in the election
+//! again.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,8 @@ use super::position::Mark;
 
 /// How long the other node may take to take over: some master down intervals and the outputs' grace.
 const HAND_OVER_MAX: Duration = Duration::from_secs(8);
-/// How long it may take to answer: it only has to ask its kernel, and to rebuild what it was told; 10 000 connections take 0.1 s.
+/// How long it may take to answer: it only has to ask its kernel, and to rebuild what it was told; 10 000 connections take
+/// 0.1 s.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// Handshakes that are under way when a listener goes deaf are through after 2 ms, measured.
 const SETTLE: Duration = Duration::from_millis(3);
@@ -42,8 +44,8 @@ const HOLD_MAX: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long connections that end may take beyond their grace, which they keep themselves.
 pub const ENDING_MORE: Duration = Duration::from_secs(1);
-/// How long a neighbour may be late to hear that the other node has the addresses: datagrams are still read, and what comes for a
-/// connection that moved is swallowed.
+/// How long a neighbour may be late to hear that the other node has the addresses: datagrams are still read, and what comes
+/// for a connection that moved is swallowed.
 pub const LINGER: Duration = Duration::from_secs(1);
 
 /// What a drain is for.
@@ -127,7 +129,8 @@ pub struct View {
     pub replicated: Mark,
     /// How far of it is delivered.
     pub delivered: Mark,
-    /// Messages of the other node's journals that are neither delivered nor on its disk: it has lost that, or has not said so.
+    /// Messages of the other node's journals that are neither delivered nor on its disk: it has lost that, or has not said
+    /// so.
     pub only_here: u64,
 }
 
@@ -293,7 +296,8 @@ impl Drain {
         self.wish = Wish { until: Until::Handover, deadline, forced: true, ..self.wish };
     }
 
-    /// Calls it off: what is due then; `None` if it is too late, because the addresses may be on their way or inputs have ended.
+    /// Calls it off: what is due then; `None` if it is too late, because the addresses may be on their way or inputs have
+    /// ended.
     pub fn call_off(&mut self) -> Option<Vec<Order>> {
         let can = self.stage == Stage::HandingOver && (self.step != Step::Moving || !self.had_addresses);
         can.then(|| self.give_up("called off by undrain"))

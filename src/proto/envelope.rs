@@ -1,9 +1,9 @@
 //! The envelope: one received message, exactly as received, with what only its receiver could know.
 //!
 //! What it carries is its [`Kind`]: a syslog message, or the entries of a forward frame, which stay together because they
-//! came together. An [`Origin`] says when, from whom and through which input; all messages of one readiness of one sender share it, so
-//! it is written once for the run and not once for each message (see `batch.rs` for the layout). Nothing here interprets
-//! a payload.
+//! came together. An [`Origin`] says when, from whom and through which input; all messages of one readiness of one sender
+//! share it, so it is written once for the run and not once for each message (see `batch.rs` for the layout). Nothing here
+//! interprets a payload.
 
 use std::net::SocketAddr;
 

@@ -1,7 +1,7 @@
 //! A string of JSON (RFC 8259, 7), for each message of a busy output.
 //!
-//! Nearly every text stands for itself, so it is looked at once, whole and without a branch, and copied at once. The same look
-//! tells whether it is ASCII, which spares it the search for what is not UTF-8.
+//! Nearly every text stands for itself, so it is looked at once, whole and without a branch, and copied at once. The same
+//! look tells whether it is ASCII, which spares it the search for what is not UTF-8.
 
 /// UTF-8, and whether something in it has to be escaped.
 #[derive(Clone, Copy, Debug)]

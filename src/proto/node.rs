@@ -31,8 +31,8 @@ use super::vrrp::{BootTime, Priority};
 
 /// A slow refresh for as long as the node is master: what a healed split brain left in a cache ends with it.
 pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(30);
-/// A claim of another host is answered no more often (RFC 5227, 2.4 and 1.1: `DEFEND_INTERVAL`): two masters that answered each
-/// other would move the address for their neighbours all the time, and no connection to it would live.
+/// A claim of another host is answered no more often (RFC 5227, 2.4 and 1.1: `DEFEND_INTERVAL`): two masters that answered
+/// each other would move the address for their neighbours all the time, and no connection to it would live.
 const DEFEND_EVERY: Duration = Duration::from_secs(10);
 /// How long a peer may take from hearing priority 0 to its first advertisement, beside its master down interval.
 const TAKE_OVER_PATIENCE: Duration = Duration::from_secs(1);

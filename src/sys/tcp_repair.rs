@@ -14,7 +14,8 @@
 //! → (close)     dropping a socket in repair mode is silent
 //! ```
 //!
-//! Up to the last step [`take_back`] undoes everything. Linux 4.8; needs `CAP_NET_ADMIN` for the namespace, all else nothing.
+//! Up to the last step [`take_back`] undoes everything. Linux 4.8; needs `CAP_NET_ADMIN` for the namespace, all else
+//! nothing.
 
 use std::fs;
 use std::io;
@@ -270,8 +271,8 @@ pub fn restore(image: &Image) -> io::Result<Restored> {
     Ok(Restored { socket, unsent: unsent.to_vec() })
 }
 
-/// `struct tcp_repair_opt`s. The scales always: `connect` chose one of its own, and without scaling every window that we tell
-/// would be read too small.
+/// `struct tcp_repair_opt`s. The scales always: `connect` chose one of its own, and without scaling every window that we
+/// tell would be read too small.
 fn options(image: &Image) -> Vec<u8> {
     let (theirs, ours) = image.scales.unwrap_or_default();
     let mut options = vec![[OPTION_SCALES, u32::from(theirs) | u32::from(ours) << 16], [OPTION_MSS, image.mss.into()]];
@@ -307,9 +308,9 @@ fn send_all(socket: &Socket, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Leaves repair mode in one of its ways. That clears `SO_REUSEADDR`, without which a daemon that starts anew could not listen
-/// on the port while the connection is there. A process that is killed between the two would leave such a connection behind for
-/// a minute and a half, until its FIN is given up; without a time to linger it ends with its process.
+/// Leaves repair mode in one of its ways. That clears `SO_REUSEADDR`, without which a daemon that starts anew could not
+/// listen on the port while the connection is there. A process that is killed between the two would leave such a connection
+/// behind for a minute and a half, until its FIN is given up; without a time to linger it ends with its process.
 fn leave(stream: &impl AsFd, way: c_int) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_linger(Some(Duration::ZERO))?;

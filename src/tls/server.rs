@@ -83,7 +83,8 @@ impl Server {
     }
 }
 
-/// Makes what handshakes are made from. Sessions are resumed from memory only, so one that began under another certificate authority ends with it.
+/// Makes what handshakes are made from. Sessions are resumed from memory only, so one that began under another certificate
+/// authority ends with it.
 fn server_config(settings: &TlsServer) -> Result<Arc<ServerConfig>, TlsError> {
     let identity = files::identity(&settings.identity)?;
     let builder = ServerConfig::builder_with_provider(provider())
@@ -104,9 +105,9 @@ fn server_config(settings: &TlsServer) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(quiet(builder.with_client_cert_verifier(verifier).with_cert_resolver(resolver)))
 }
 
-/// Without session tickets, which the senders of one-way protocols never read: a socket that is closed with something unread is
-/// reset and what it had to send is thrown away (OpenSSL's issue 10880), and rsyslog, which looks for an end by `MSG_PEEK`,
-/// sees the ticket in front of it for ever. Sessions of TLS 1.2 are resumed all the same.
+/// Without session tickets, which the senders of one-way protocols never read: a socket that is closed with something
+/// unread is reset and what it had to send is thrown away (OpenSSL's issue 10880), and rsyslog, which looks for an end by
+/// `MSG_PEEK`, sees the ticket in front of it for ever. Sessions of TLS 1.2 are resumed all the same.
 fn quiet(mut config: ServerConfig) -> Arc<ServerConfig> {
     config.send_tls13_tickets = 0;
     Arc::new(config)

@@ -5,8 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// Runs `0..usual` and then those that `failed` before; with `SEED=7` only that one, with `TWINLOG_SEEDS=20000` so many first ones,
-/// with `TWINLOG_SEEDS=20000..30000` those and not the failed ones. Returns how many ran.
+/// Runs `0..usual` and then those that `failed` before; with `SEED=7` only that one, with `TWINLOG_SEEDS=20000` so many
+/// first ones, with `TWINLOG_SEEDS=20000..30000` those and not the failed ones. Returns how many ran.
 pub fn each(usual: u64, failed: &[u64], mut run: impl FnMut(u64)) -> usize {
     let asked = |name| std::env::var(name).ok();
     let number = |text: &str| text.parse::<u64>().expect("a number");

@@ -6,8 +6,8 @@ use super::ports::Ports;
 
 /// rsyslog, tuned by a few short and noisy runs on a shared machine: imtcp was faster than imptcp each time, one queue
 /// worker than two in the only comparison; batches of 4096 made no difference beyond the noise. Untried: rulesets with own
-/// queues. It parses each message, as it always does, and is spared the names of its senders, of which there may be thousands.
-/// The disk queue is the main queue's and is not synced.
+/// queues. It parses each message, as it always does, and is spared the names of its senders, of which there may be
+/// thousands. The disk queue is the main queue's and is not synced.
 pub fn config(dir: &Path, Ports { input, sink, .. }: Ports, queue: &str) -> String {
     let dir = dir.display();
     format!(

@@ -208,8 +208,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         }
     }
 
-    /// From here on nothing is taken that wants an answer: there is none, so its sender sends it again, elsewhere. What wants
-    /// none is taken: nobody would send it again.
+    /// From here on nothing is taken that wants an answer: there is none, so its sender sends it again, elsewhere. What
+    /// wants none is taken: nobody would send it again.
     pub(super) fn fall_silent(&mut self) {
         self.mute = true;
     }
@@ -292,8 +292,8 @@ impl<R: AsyncRead + Unpin> Frames<R> {
         pin!(self.reader.read_buf(&mut room)).poll(context)
     }
 
-    /// Bytes to read: to the end of the frame that has begun, if that is known; else to the end of as many frames as there is
-    /// room for, if they are like the last; else as many as there is room for.
+    /// Bytes to read: to the end of the frame that has begun, if that is known; else to the end of as many frames as there
+    /// is room for, if they are like the last; else as many as there is room for.
     fn want(&self) -> usize {
         let begun = self.rest.len();
         let likely =

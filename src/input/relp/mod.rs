@@ -6,8 +6,8 @@
 //!              └ handshake, on tls://
 //! ```
 //!
-//! An answer is a promise, and a message is either promised or its connection is closed: librelp waits for 90 s, others
-//! for ever. A client keeps what was not answered and sends it again, so a connection that leaves says `serverclose` as soon as
+//! An answer is a promise, and a message is either promised or its connection is closed: librelp waits for 90 s, others for
+//! ever. A client keeps what was not answered and sends it again, so a connection that leaves says `serverclose` as soon as
 //! it has answered what it took in, and takes in nothing more. Memory is bounded twice: by the messages that wait for an
 //! answer, and by the journal's queue, before which a connection waits without reading.
 

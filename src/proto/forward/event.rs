@@ -92,7 +92,8 @@ impl<'a> Events<'a> {
     }
 }
 
-/// Appends the event of this `number` in its chunk as one JSON object without a line end; with `raw` also the entry as `raw_b64`.
+/// Appends the event of this `number` in its chunk as one JSON object without a line end; with `raw` also the entry as
+/// `raw_b64`.
 pub fn json(
     out: &mut Vec<u8>,
     text: &mut SharedText,

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Whoever has the addresses has the connections: the new owner lets them live when it has become master, the old one drops
-//! its own when it is not any more. Up to there the old owner can take them back, and says [`Move::Abandon`]. Every attempt has a
-//! number, so that an answer to an earlier one counts for nothing.
+//! its own when it is not any more. Up to there the old owner can take them back, and says [`Move::Abandon`]. Every attempt
+//! has a number, so that an answer to an earlier one counts for nothing.
 
 use std::time::Duration;
 
@@ -88,7 +88,8 @@ pub struct Moving {
 }
 
 impl Moving {
-    /// A connection that can be sent; `None` if it is too large for a message, as one that holds the begin of a huge message.
+    /// A connection that can be sent; `None` if it is too large for a message, as one that holds the begin of a huge
+    /// message.
     #[must_use]
     pub fn new(number: u32, image: &Image, rest: Vec<u8>, standing: Standing) -> Option<Moving> {
         let mut bytes = Vec::new();

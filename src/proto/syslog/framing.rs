@@ -125,7 +125,8 @@ pub struct Standing {
 enum State {
     /// At a frame's start.
     Start,
-    /// In a line whose first `searched` bytes, all still in the input, hold no line end. Who goes on elsewhere searches anew.
+    /// In a line whose first `searched` bytes, all still in the input, hold no line end. Who goes on elsewhere searches
+    /// anew.
     Line {
         #[serde(skip)]
         searched: usize,

@@ -271,8 +271,8 @@ impl VirtualRouter {
     /// Changes the priority; a master tells the others at once.
     ///
     /// With [`Priority::LEAVING`] a master hands over: it says so at every interval and stays master until it hears
-    /// another, so that the addresses are always held. Any advertisement of another ends that, with the last priority 0 as the
-    /// sign that the addresses are released. A backup with it takes nothing. Any other priority calls it off.
+    /// another, so that the addresses are always held. Any advertisement of another ends that, with the last priority 0 as
+    /// the sign that the addresses are released. A backup with it takes nothing. Any other priority calls it off.
     pub fn set_priority(&mut self, now: BootTime, priority: Priority) {
         if self.priority == priority {
             return;
