@@ -538,6 +538,18 @@ async fn pass_through(journal: &Journal, numbers: std::ops::Range<usize>) -> Mar
     end
 }
 
+/// Looks until there is something.
+fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < patience, "it comes");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn spares(directory: &TempDir) -> usize {
     let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path());
     names.filter(|path| path.extension().is_some_and(|extension| extension == "spare")).count()
@@ -587,6 +599,37 @@ async fn segments_stand_in_the_files_of_removed_ones_and_an_orderly_end_leaves_n
         let numbers = read_until(&mut reader, undelivered.position).await.numbers();
         assert!(numbers.ends_with(&(next..next + 30).collect::<Vec<_>>()) && mark < undelivered);
     }
+}
+
+#[tokio::test]
+async fn a_growing_journal_has_its_next_segment_before_there_is_anything_to_write_to_it() {
+    let directory = TempDir::new().unwrap();
+    let journal = open(&FaultStorage::open(directory.path()), SETTINGS, &["siem"]);
+    let size = SETTINGS.limits.segment_size;
+    let spare = directory.path().join("next.spare");
+    let (mut before, mut end) = (Mark::default(), Mark::default());
+    let mut inode = None;
+    for number in 0.. {
+        let used = HEADER_LEN as u64 + end.position.bytes_since(Position::ZERO);
+        if size - used < end.position.bytes_since(before.position) {
+            break;
+        }
+        assert!(used > size / 2 || !spare.exists(), "not before it is needed");
+        if used >= size / 2 && inode.is_none() {
+            inode = Some(until(|| std::fs::metadata(&spare).ok().map(|metadata| metadata.ino())));
+        }
+        before = end;
+        end = append(&journal.appender(), number..number + 1).await;
+        until_durable(&journal.appender(), end).await;
+    }
+    let next = until(|| segments(&directory).get(1).cloned());
+    assert_eq!(segment::position_of(&next), Some(end.position), "another message would not have had room");
+    assert_eq!(std::fs::metadata(directory.path().join(next)).unwrap().ino(), inode.unwrap());
+    let end = append(&journal.appender(), 100..140).await;
+    until_durable(&journal.appender(), end).await;
+    until(|| spare.exists().then_some(()));
+    journal.close(Instant::now() + PATIENCE);
+    assert_eq!((segments(&directory).len(), spares(&directory)), (2, 0));
 }
 
 #[tokio::test]

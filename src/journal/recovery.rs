@@ -15,7 +15,8 @@
 //! the scan.
 //!
 //! Bytes between two segments are a gap that is reported, not an end. A file that has neither a sound header nor a sound
-//! batch and stands where another segment has bytes is none of ours: reported and left alone. The journal's end never
+//! batch and stands where another segment has bytes is none of ours: reported and left alone; but where that one's batches
+//! end, it is the next one that was being made, whatever torn or old bytes are behind them. The journal's end never
 //! goes below a cursor: if bytes that were delivered are gone, writing goes on behind them, so that no position ever
 //! means two messages. Recovering twice gives the same as recovering once, which is why no file is removed here.
 //!
@@ -314,11 +315,16 @@ fn without_strangers(storage: &dyn Storage, files: Vec<File>, stamp: Stamp) -> R
             && !(file.header.is_some() || file.has_batches())
             && file.start < before.end()
         {
-            // The last bytes of that one may be of an earlier use, and this one be what comes next.
-            if before.walk.is_none() {
-                before.walk = Some(walk(storage, before.start, before.body, stamp)?);
-            }
-            if before.walk.as_ref().is_none_or(|walk| file.start < walk.used_until) {
+            // The last bytes of that one may be of an earlier use, and this one be what comes next: the next one is made
+            // where the batches end.
+            let walked = match before.walk.take() {
+                Some(walked) => walked,
+                None => walk(storage, before.start, before.body, stamp)?,
+            };
+            let is_next = walked.end.is_some_and(|end| end.position == file.start);
+            let is_inside = file.start < walked.used_until && !is_next;
+            before.walk = Some(walked);
+            if is_inside {
                 continue;
             }
         }

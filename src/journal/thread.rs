@@ -6,8 +6,10 @@
 //! new segment it gives back the space kept for the next.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::appender::{WRITE_BYTES, Waiting, permits};
@@ -40,6 +42,8 @@ pub(super) struct Thread {
     /// Where the journal goes on behind a hole, once what was gathered before is written.
     hole: Option<Mark>,
     next_tick: Instant,
+    /// Makes the file of the next segment.
+    maker: Option<JoinHandle<io::Result<bool>>>,
     /// Where the segment starts that is written, and since when, as seen by the ticks.
     segment: (Option<Mark>, Instant),
     started: Instant,
@@ -70,6 +74,7 @@ impl Thread {
             gathered_since: now,
             hole: None,
             next_tick: now,
+            maker: None,
             segment: (None, now),
             started: now,
             tick_failed: false,
@@ -90,7 +95,8 @@ impl Thread {
         let open = self.gather();
         let written = self.write();
         let committed = written.and_then(|all| self.commit_if_due().map(|()| all));
-        let all = match committed {
+        let prepared = committed.and_then(|all| self.prepare().map(|()| all));
+        let all = match prepared {
             Ok(all) => all,
             Err(poisoned) => {
                 self.poison(poisoned);
@@ -279,9 +285,35 @@ impl Thread {
 
     fn commit_if_due(&mut self) -> Result<(), Poisoned> {
         match self.uncommitted_since {
-            Some(since) if since.elapsed() >= self.shared.settings.commit_interval => self.commit(),
+            Some(since) if since.elapsed() >= self.shared.settings.commit_interval => {
+                self.commit()?;
+                self.writer.begin_ahead()
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Has the next segment's file made in time, beside this thread.
+    fn prepare(&mut self) -> Result<(), Poisoned> {
+        if self.maker.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.take_spare()?;
+        }
+        if self.maker.is_none()
+            && let Some(spare) = self.writer.order_spare()
+        {
+            match std::thread::Builder::new().name("spare".into()).spawn(move || spare.make()) {
+                Ok(maker) => self.maker = Some(maker),
+                // Without a thread to be had, the segment is made when it is needed.
+                Err(_) => self.writer.spare_came(Ok(false))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the spare that is being made.
+    fn take_spare(&mut self) -> Result<(), Poisoned> {
+        let Some(maker) = self.maker.take() else { return Ok(()) };
+        self.writer.spare_came(maker.join().unwrap_or(Ok(false)))
     }
 
     fn commit(&mut self) -> Result<(), Poisoned> {
@@ -348,7 +380,7 @@ impl Thread {
     }
 
     fn finish(&mut self) {
-        if let Err(poisoned) = self.commit() {
+        if let Err(poisoned) = self.take_spare().and_then(|()| self.commit()) {
             self.poison(poisoned);
         }
         self.abandon();

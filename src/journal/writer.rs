@@ -15,7 +15,7 @@ use super::index::Index;
 use super::recent::Recent;
 use super::recovery::{OpenError, Recovered, Segment};
 use super::segment::{self, HEADER_LEN, Header};
-use super::spares::Spares;
+use super::spares::{NewSpare, Spares};
 use super::storage::{Storage, is_shortage};
 use crate::proto::batch::Batch;
 use crate::proto::position::{JournalId, Mark, Position};
@@ -81,6 +81,10 @@ pub struct Writer {
     /// Whether the last segment of the index is the one to write in.
     open: bool,
     spares: Spares,
+    /// The segment during which a spare was ordered last.
+    ordered_in: Option<Position>,
+    /// Bytes that were written at once last; 0 if that failed, and a part of them may stand behind `appended`.
+    last_write: u64,
     /// Where the first segment begins that was made in this life: from there on, space was set aside for whole ones.
     made_from: Option<Position>,
     /// Whether the last segment's file may have old bytes behind what was written.
@@ -109,6 +113,8 @@ impl Writer {
             durable: recovered.end,
             open: recovered.continues,
             spares: Spares::default(),
+            ordered_in: None,
+            last_write: 0,
             made_from: None,
             is_recycled: false,
             poisoned: None,
@@ -156,6 +162,8 @@ impl Writer {
         if let Some(poisoned) = &self.poisoned {
             return Err(poisoned.clone().into());
         }
+        self.last_write = 0;
+        let bytes = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
         while let Some(first) = batches.front() {
             assert_eq!(first.start(), self.appended, "batches come in the order of their positions");
             if !self.has_room_for(first) {
@@ -165,6 +173,7 @@ impl Writer {
             self.write(batches.iter().take(count))?;
             self.recent.keep(batches.drain(..count));
         }
+        self.last_write = bytes;
         Ok(())
     }
 
@@ -204,6 +213,48 @@ impl Writer {
         self.appended = end;
         self.index.extend_last(end.position);
         Ok(())
+    }
+
+    /// Begins the next segment if the one at hand has less room than was written at once last, and no more than a
+    /// sixteenth of it is left unused by that. To be called when everything is safe and nobody waits: a write that finds
+    /// no room has to wait for three syncs, a twentieth of a second on a busy disk.
+    ///
+    /// # Errors
+    /// [`Poisoned`]. Whatever else is in the way is found again, and told, by the write that needs the segment.
+    pub fn begin_ahead(&mut self) -> Result<(), Poisoned> {
+        let used = self.used();
+        let room = self.limits.segment_size.saturating_sub(used);
+        let is_short = room < self.last_write.min(self.limits.segment_size / 16) && used > HEADER_LEN as u64;
+        if !(self.open && is_short && self.durable == self.appended && self.poisoned.is_none()) {
+            return Ok(());
+        }
+        match self.begin_segment(0) {
+            Err(AppendError::Poisoned(poisoned)) => Err(poisoned),
+            Ok(()) | Err(AppendError::Full { .. } | AppendError::NoSpace(_)) => Ok(()),
+        }
+    }
+
+    /// The spare that the next segment will need, once for each segment and when that is half full: if no other is at hand,
+    /// and if the journal may have another segment. Whoever makes it says so to [`Writer::spare_came`].
+    pub fn order_spare(&mut self) -> Option<NewSpare> {
+        let (segment, used) = (self.index.last()?.start.position, self.used());
+        let size = self.limits.segment_size;
+        let is_allowed = self.bytes() + size.saturating_sub(used) + size <= self.limits.max_size;
+        let is_due = self.open && used >= size / 2 && self.ordered_in != Some(segment) && self.poisoned.is_none();
+        if !(is_due && is_allowed) {
+            return None;
+        }
+        self.ordered_in = Some(segment);
+        self.spares.order(&self.storage, size)
+    }
+
+    /// What became of the spare that was ordered.
+    ///
+    /// # Errors
+    /// [`Poisoned`] if its name could not be synced.
+    pub fn spare_came(&mut self, made: io::Result<bool>) -> Result<(), Poisoned> {
+        self.spares.came(matches!(made, Ok(true)));
+        made.map(|_| ()).map_err(|error| self.poison(SYNC, &error))
     }
 
     /// Seals the segment at hand and makes the next. Its space is set aside first, so that a full disk shows here, with
@@ -326,14 +377,16 @@ impl Writer {
         self.poisoned.insert(Poisoned { action, cause: cause.to_string() }).clone()
     }
 
-    /// Removes segments that end at or below `floor`; the one being written stays. Returns how many went.
+    /// Removes segments that end at or below `floor`; the one that was written to last stays: a mirror may still want what is
+    /// in it, and only a batch behind a gap could tell it of one. Returns how many went.
     ///
     /// # Errors
     /// What the storage says; nothing is lost by it, the rest is tried the next time.
     pub fn trim(&mut self, floor: Position) -> io::Result<usize> {
         let mut removed = 0;
         while let Some(next) = self.index.second_start() {
-            if next.position > floor {
+            let is_last_written = next.position == self.appended.position;
+            if next.position > floor || is_last_written {
                 break;
             }
             self.remove_oldest(next.position)?;

@@ -282,7 +282,10 @@ impl Journal {
     fn commit(&mut self, around: &mut Surroundings) -> Result<(), Poisoned> {
         let durable = self.writer.commit()?;
         self.publish(around, durable);
-        Ok(())
+        if let Some(spare) = self.writer.order_spare() {
+            self.writer.spare_came(spare.make())?;
+        }
+        self.writer.begin_ahead()
     }
 
     fn publish(&mut self, around: &mut Surroundings, durable: Mark) {
