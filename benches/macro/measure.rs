@@ -63,6 +63,37 @@ impl Histogram {
     }
 }
 
+/// What the host's cores were asked for since it started, in ticks of all of them.
+#[derive(Clone, Copy)]
+pub struct Cores {
+    /// Somebody wanted to run.
+    wanted: u64,
+    /// Of that: the hypervisor ran something else.
+    stolen: u64,
+}
+
+impl Cores {
+    /// Reads `/proc/stat`; see proc(5).
+    pub fn now() -> Result<Cores> {
+        let text = fs::read_to_string("/proc/stat").context("reading /proc/stat")?;
+        let ticks = text.lines().next().and_then(|line| {
+            let ticks: Result<Vec<u64>, _> = line.strip_prefix("cpu ")?.split_whitespace().map(str::parse).collect();
+            ticks.ok()
+        });
+        match ticks.as_deref() {
+            Some(&[user, nice, system, _idle, _iowait, irq, softirq, stolen, ..]) => {
+                Ok(Cores { wanted: user + nice + system + irq + softirq + stolen, stolen })
+            }
+            _ => bail!("/proc/stat does not begin with the ticks of all cores"),
+        }
+    }
+
+    /// How much of what was wanted since `before` the hypervisor took, in percent.
+    pub fn stolen_percent_since(self, before: Cores) -> f64 {
+        (self.stolen - before.stolen) as f64 * 100.0 / (self.wanted - before.wanted).max(1) as f64
+    }
+}
+
 /// What a process has used since it started.
 #[derive(Clone, Copy, Default)]
 pub struct Usage {

@@ -51,6 +51,8 @@ pub enum Metric {
     RssPerConnectionKib,
     RssPeakMb,
     WrittenMb,
+    /// Of the time in which somebody wanted a core: what the hypervisor gave to others.
+    StolenPercent,
 }
 
 impl Metric {
@@ -84,6 +86,7 @@ impl Metric {
             Metric::RssPerConnectionKib => "RSS KiB per connection",
             Metric::RssPeakMb => "peak RSS MB",
             Metric::WrittenMb => "written MB",
+            Metric::StolenPercent => "stolen %",
         }
     }
 
@@ -165,7 +168,7 @@ impl Table {
         let Some((_, twinlog)) = rows.iter().find(|(relay, _)| *relay == "twinlog").cloned() else { return Vec::new() };
         let ratio = |(metric, value): (Metric, f64)| {
             let base = twinlog.get(&metric).filter(|base| **base > 0.0)?;
-            if metric.is_count_of_faults() || metric == Metric::CpuOverBare {
+            if metric.is_count_of_faults() || matches!(metric, Metric::CpuOverBare | Metric::StolenPercent) {
                 return None;
             }
             Some((metric, value / base))

@@ -12,7 +12,7 @@ use crate::chunks::{Compressed, Senders};
 use crate::datagrams::{send_datagrams, send_datagrams_of_many};
 use crate::generator::{Connections, Plan};
 use crate::load::Load;
-use crate::measure::{Deadline, Histogram, Usage, now_ns};
+use crate::measure::{Cores, Deadline, Histogram, Usage, now_ns};
 use crate::pair::Cable;
 use crate::relay::{Flow, Kind, Ports, Relay};
 use crate::report::{Metric, Row};
@@ -31,11 +31,15 @@ pub const LATENCIES: [(Metric, f64); 4] =
 
 /// Measures a row on a new host of its own if it is a pair's.
 pub fn measure_row(kind: Kind, load: Load, options: &Options) -> Result<Row> {
-    if kind != Kind::TwinlogMirrored {
-        return measure_on(None, kind, load, options);
-    }
-    let cable = Cable::make()?;
-    cable.visit(0, || measure_on(Some(&cable), kind, load, options))
+    let before = Cores::now()?;
+    let mut row = if kind == Kind::TwinlogMirrored {
+        let cable = Cable::make()?;
+        cable.visit(0, || measure_on(Some(&cable), kind, load, options))?
+    } else {
+        measure_on(None, kind, load, options)?
+    };
+    row.insert(Metric::StolenPercent, Cores::now()?.stolen_percent_since(before));
+    Ok(row)
 }
 
 /// Measures a row on the host that the thread is on.
