@@ -4,7 +4,7 @@
 //! - `segment`: one file; finding the next sound batch in it.
 //! - `recovery`: opening after a crash, as a decision table.
 //! - `writer`: append, commit, trim; synchronous.
-//! - `spares`: files of removed segments that become the next ones.
+//! - `spares`: files that become the next segments.
 //! - `appender`: the bounded queue in which positions are given out.
 //! - `thread`: the thread around the writer; group commit.
 //! - `memory`: of batches that were written, for those that come.

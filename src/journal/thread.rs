@@ -3,7 +3,7 @@
 //! `fdatasync` blocks, so the journal has a plain thread of its own. It seals and writes what waits in the queue in one
 //! call, syncs when the oldest unsynced byte is `commit_interval` old, and only then publishes `durable`. Ten times a
 //! second it saves the cursors and trims, once a second when everything is delivered and saved; after a minute without a
-//! new segment it gives back the space kept for the next.
+//! new segment it gives back the space kept for the next. That segment's file is made beside it, if no removed one is there.
 
 use std::collections::VecDeque;
 use std::io;
@@ -298,9 +298,8 @@ impl Thread {
         if self.maker.as_ref().is_some_and(JoinHandle::is_finished) {
             self.take_spare()?;
         }
-        if self.maker.is_none()
-            && let Some(spare) = self.writer.order_spare()
-        {
+        // None while one is being made.
+        if let Some(spare) = self.writer.order_spare() {
             match std::thread::Builder::new().name("spare".into()).spawn(move || spare.make()) {
                 Ok(maker) => self.maker = Some(maker),
                 // Without a thread to be had, the segment is made when it is needed.

@@ -2,7 +2,7 @@
 //!
 //! No thread, no clock, no queue: the appender's thread drives it, and so does the simulation. It owns the order in
 //! which things become safe: bytes, then `fdatasync`, then `durable`; a new segment only after the old one was synced.
-//! Removed segments become the next ones, as `spares` says.
+//! What files the next segments stand in, `spares` says.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -225,7 +225,7 @@ impl Writer {
         let used = self.used();
         let room = self.limits.segment_size.saturating_sub(used);
         let is_short = room < self.last_write.min(self.limits.segment_size / 16) && used > HEADER_LEN as u64;
-        if !(self.open && is_short && self.durable == self.appended && self.poisoned.is_none()) {
+        if !(self.open && is_short && self.durable == self.appended) {
             return Ok(());
         }
         match self.begin_segment(0) {
@@ -240,7 +240,7 @@ impl Writer {
         let (segment, used) = (self.index.last()?.start.position, self.used());
         let size = self.limits.segment_size;
         let is_allowed = self.bytes() + size.saturating_sub(used) + size <= self.limits.max_size;
-        let is_due = self.open && used >= size / 2 && self.ordered_in != Some(segment) && self.poisoned.is_none();
+        let is_due = self.open && used >= size / 2 && self.ordered_in != Some(segment);
         if !(is_due && is_allowed) {
             return None;
         }
